@@ -1,0 +1,1 @@
+"""From cameras, streams and files to the newest frame of each."""

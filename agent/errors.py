@@ -1,0 +1,66 @@
+"""The errors a person can act on: each says what is wrong, with which value, and how to mend it.
+
+Foreign exceptions (OpenCV, ONNX Runtime, requests, sqlite3) stop at their adapter and leave it as one of these.
+An exception that is not an ``AgentError`` is a defect: it ends the process and systemd starts it again.
+"""
+
+EXIT_OK = 0
+EXIT_DEGRADED = 1
+EXIT_DOWN = 2
+EXIT_USAGE = 64
+EXIT_SOFTWARE = 70
+EXIT_CONFIG = 78
+
+
+class AgentError(Exception):
+    """Base of all errors shown to an operator.
+
+    Args:
+        what: One sentence that names the thing and the value that is wrong.
+        remedy: How to mend it, as an instruction; empty only where nothing can be done by hand.
+    """
+
+    exit_code = EXIT_DOWN
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Return both halves on one line, as logs and the command line print it."""
+        return f"{self.what}\n  mend: {self.remedy}" if self.remedy else self.what
+
+
+class ConfigError(AgentError):
+    """A configuration or recipe file that cannot be used as it stands (exit 78)."""
+
+    exit_code = EXIT_CONFIG
+
+
+class ModelError(AgentError):
+    """A model that cannot be fetched, checked, prepared or understood."""
+
+
+class EngineError(AgentError):
+    """An engine that cannot be loaded or whose run failed; a failed run never yields old results."""
+
+
+class SourceError(AgentError):
+    """A source that cannot be opened or read now; the reader tries again later."""
+
+
+class SourceGoneError(SourceError):
+    """A finite source (a file, a folder) that can never be read as it stands: trying again is useless."""
+
+
+class EndOfStreamError(AgentError):
+    """A finite source delivered its last frame. Not a fault."""
+
+
+class SpoolError(AgentError):
+    """The durable queue cannot be opened or written."""
+
+
+class UpstreamError(AgentError):
+    """The receiver cannot be reached or refuses; the events stay in the spool."""

@@ -1,0 +1,1 @@
+"""From results to delivered events: CloudEvents, the durable spool, the uploader."""
