@@ -47,7 +47,8 @@ class SourceSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One camera, stream or file; `[source.NAME]`, one table each."""
 
     url: Annotated[str, _doc(
-        "`rtsp://host/path`, `v4l2:///dev/video0`, `csi://0`, `file:///clip.mp4?loop=1&pace=realtime` "
+        "`rtsp://host/path`, `v4l2:///dev/video0` (`?format=raw` or `mjpeg`), `csi://0`, "
+        "`file:///clip.mp4?loop=1&pace=realtime` "
         "(`loop`: 0 or 1; `pace`: `realtime` as a camera would, `all` every frame as fast as the engine takes them), "
         "`images:///folder?loop=0&fps=2`. No user or password in it.")]
     username: Annotated[str | None, _doc("User name for the stream.")] = None
@@ -70,6 +71,9 @@ class EngineSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What looks at the frames."""
 
     recipe: Annotated[Name, _doc("Name of a recipe: `vedette engines list`.")] = "centerface"
+    recipes: Annotated[list[str], _doc(
+        "Folders with recipes of your own, looked at before /etc/vedette/engines and those that come with vedette.")
+    ] = []
     runtime: Annotated[Literal["onnxruntime"], _doc("What runs the model.")] = "onnxruntime"
     provider: Annotated[str | None, _doc(
         "ONNX Runtime execution provider that must be used, e.g. `CUDAExecutionProvider`; it is an error, never a "
@@ -182,8 +186,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{file}: no such file", "give the right path with --config, or write one: docs/configuration.md") from error
+        remedy = "give the right path with --config, or write one: docs/configuration.md"
+        raise ConfigError(f"{file}: no such file", remedy) from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check its owner and mode") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -300,35 +304,3 @@ def _bad_secret(key: str, reference: str | None) -> Iterator[tuple[str, str, str
         yield key, "a secret stands in the configuration", (
             "put it in a file of mode 0400 and write \"file:/path\", or use systemd's LoadCredential and "
             'write "credential:NAME"')
-
-
-def secret_path(reference: str) -> Path:
-    """Return the file a secret reference points to.
-
-    Raises:
-        ConfigError: ``credential:`` without a systemd credentials directory, or an unknown kind of reference.
-    """
-    kind, _, rest = reference.partition(":")
-    if kind == "file":
-        return Path(rest)
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        raise ConfigError(f"credential {rest!r} is not there: the agent was not started by systemd with it",
-                          f'add LoadCredential={rest}:/path to the unit, or use "file:/path"')
-    return Path(folder, rest)
-
-
-def read_secret(reference: str) -> str:
-    """Return the secret itself, without surrounding white space; it is never logged.
-
-    Raises:
-        ConfigError: the file is missing, unreadable or empty.
-    """
-    path = secret_path(reference)
-    try:
-        secret = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"secret {path}: {error}", "create it, readable by the agent's user only") from error
-    if not secret:
-        raise ConfigError(f"secret {path} is empty", "write the secret into it")
-    return secret

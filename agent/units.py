@@ -40,10 +40,13 @@ class Quantity(float):
         return cls(value)
 
     def __str__(self) -> str:
-        unit, factor = next(((u, f) for u, f in sorted(self.units.items(), key=lambda item: -item[1])
-                             if self and (self / f) == round(self / f, 3) and self / f >= 1),
-                            min(self.units.items(), key=lambda item: item[1]))
-        return f"{self / factor:g}{unit}"
+        """Return it in the largest unit that keeps it a short number, so that ``parse`` reads it back."""
+        for unit, factor in sorted(self.units.items(), key=lambda item: -item[1]):
+            number = float(self) / factor
+            if number >= 1 and round(number, 3) == number:
+                return f"{number:.3f}".rstrip("0").rstrip(".") + unit
+        unit, factor = min(self.units.items(), key=lambda item: item[1])
+        return f"{float(self) / factor:.6f}".rstrip("0").rstrip(".") + unit
 
 
 class Seconds(Quantity):

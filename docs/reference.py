@@ -1,0 +1,84 @@
+"""Write docs/configuration.md from the structs of agent/config.py: ``python docs/reference.py``."""
+
+import sys
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from agent.config import Config, SourceSection
+from agent.units import Quantity
+
+_HEAD = """\
+# Configuration
+
+One TOML file, by default `/etc/vedette/config.toml`; the files of `conf.d/*.toml` beside it are laid over it in the
+order of their names, key by key. An unknown key or a bad value is an error (exit code 78) that names file, key, value
+and remedy. `vedette config check` also looks at what the file names (recipe, files, secrets); `vedette config show`
+prints what it comes to with all defaults.
+
+Quantities carry their unit: `"250ms"`, `"10s"`, `"600MB"`, `"9W"`, `"85C"`, `"10fps"`. Secrets never stand in the file:
+write `"file:/path"` (mode 0400) or `"credential:NAME"` (systemd's `LoadCredential`).
+
+The smallest useful file:
+
+```toml
+[source.door]
+url = "rtsp://192.0.2.7/stream1"
+username = "viewer"
+password = "file:/etc/vedette/door.password"
+
+[upstream]
+url = "https://reports.example.com/v1/events"
+ca_file = "/etc/vedette/ca.pem"
+```
+
+<!-- Below this line: written by `make docs` from agent/config.py; a test compares. -->
+"""
+
+
+def _kind(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " or ".join(f'`"{value}"`' for value in inner)
+    if origin in (Union, types.UnionType):
+        return _kind(next(arg for arg in inner if arg is not type(None)))
+    if origin is list:
+        return f"list of {_kind(inner[0])}"
+    if isinstance(hint, type) and issubclass(hint, Quantity):
+        return f'{hint.__name__.lower()}, like `"{hint.example}"`'
+    return {str: "text", int: "whole number", float: "number"}.get(hint, str(hint))
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "**required**"
+    if field.default is None:
+        return "not set"
+    return f'`"{field.default}"`' if isinstance(field.default, (str, Quantity)) else f"`{field.default}`"
+
+
+def _text(hint: Any) -> str:
+    found = [meta.description for meta in getattr(hint, "__metadata__", ()) if getattr(meta, "description", None)]
+    return " ".join(found)
+
+
+def reference() -> str:
+    """Return the whole page."""
+    lines = [_HEAD]
+    for section in msgspec.structs.fields(Config):
+        struct: type[msgspec.Struct] = SourceSection if section.name == "source" else type(section.default)
+        title = "[source.NAME]" if section.name == "source" else f"[{section.name}]"
+        lines += [f"## `{title}`", "", (struct.__doc__ or "").strip(), "", "| key | value | default | meaning |",
+                  "|---|---|---|---|"]
+        hints = get_type_hints(struct, include_extras=True)
+        lines += [f"| `{field.name}` | {_kind(hints[field.name])} | {_default(field)} | {_text(hints[field.name])} |"
+                  for field in msgspec.structs.fields(struct)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

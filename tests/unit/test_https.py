@@ -1,0 +1,201 @@
+"""The session factory against real TLS servers: whom it trusts, and that the environment has no say."""
+
+import os
+import socket
+import ssl
+
+import pytest
+
+from agent.errors import ConfigError
+from agent.https import HttpsOptions, open_session, tls_context
+from tests.helpers.upstream_server import ScriptedUpstream, only_tls_1_1, opener
+
+requests = pytest.importorskip("requests", reason="needs requests: pip install vedette")
+trustme = pytest.importorskip("trustme", reason="needs trustme: pip install 'vedette[fleet]'")
+
+
+@pytest.fixture
+def server(tmp_path):
+    running = ScriptedUpstream(tmp_path / "server")
+    yield running
+    running.close()
+
+
+def post(session, url):
+    with session:
+        return session.post(url, data=b"[]", allow_redirects=False)
+
+
+def test_own_authority_is_trusted(server):
+    assert post(opener(server.certificates.ca_file)(), server.url).status_code == 204
+
+
+def test_without_ca_file_the_private_authority_is_not_trusted(server):
+    with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        post(opener(None)(), server.url)
+
+
+def test_ca_file_replaces_all_other_authorities(server, tmp_path):
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    assert len(tls_context(HttpsOptions(ca_file=other)).get_ca_certs()) == 1
+    with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        post(opener(other)(), server.url)
+
+
+def test_requests_adds_no_authorities_of_its_own(server):
+    session = opener(server.certificates.ca_file)()
+    context = session.get_adapter(server.url).poolmanager.connection_pool_kw["ssl_context"]
+    assert post(session, server.url).status_code == 204
+    assert len(context.get_ca_certs()) == 1
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_environment_ca_neither_breaks_nor_widens_trust(server, monkeypatch, tmp_path, name):
+    monkeypatch.setenv(name, str(tmp_path / "nonsense.pem"))
+    assert post(opener(server.certificates.ca_file)(), server.url).status_code == 204
+    monkeypatch.setenv(name, str(server.certificates.ca_file))
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        post(opener(other)(), server.url)
+
+
+def test_proxy_variables_are_ignored(server, monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert post(opener(server.certificates.ca_file)(), server.url).status_code == 204
+
+
+def test_netrc_is_ignored(server, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password leak\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    post(opener(server.certificates.ca_file)(), server.url)
+    assert "Authorization" not in server.requests[0]
+
+
+def test_configured_proxy_is_used(server):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(requests.exceptions.ProxyError):
+        post(opener(server.certificates.ca_file, proxy=f"http://127.0.0.1:{port}")(), server.url)
+
+
+def test_wrong_host_name_is_refused(tmp_path):
+    from agent.cli.receiver import Certificates
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("elsewhere.example")
+    files = Certificates(ca_file=tmp_path / "ca", server_cert=tmp_path / "cert", server_key=tmp_path / "key")
+    authority.cert_pem.write_to_path(str(files.ca_file))
+    issued.cert_chain_pems[0].write_to_path(str(files.server_cert))
+    issued.private_key_pem.write_to_path(str(files.server_key))
+    server = ScriptedUpstream(tmp_path / "server", certificates=files)
+    try:
+        with pytest.raises(requests.exceptions.SSLError, match="mismatch"):
+            post(opener(files.ca_file)(), server.url)
+    finally:
+        server.close()
+
+
+def test_tls_1_1_server_is_refused(tmp_path):
+    server = ScriptedUpstream(tmp_path / "server", tweak=only_tls_1_1)
+    try:
+        with pytest.raises(requests.exceptions.SSLError):
+            post(opener(server.certificates.ca_file)(), server.url)
+        # The same server does answer a client that takes old versions: what refuses is our own floor.
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.load_verify_locations(server.certificates.ca_file)
+        only_tls_1_1(old)
+        with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":")[-1].strip("/"))), 5) as plain, \
+                old.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+            assert secure.version() == "TLSv1.1"
+    finally:
+        server.close()
+
+
+def test_client_certificate_and_token_are_sent(tmp_path):
+    authority = trustme.CA()
+    ca_file, cert, key = (tmp_path / name for name in ("client-ca.pem", "client.pem", "client.key"))
+    authority.cert_pem.write_to_path(str(ca_file))
+    client = authority.issue_cert("box-1")
+    client.cert_chain_pems[0].write_to_path(str(cert))
+    client.private_key_pem.write_to_path(str(key))
+    server = ScriptedUpstream(tmp_path / "server", client_ca=ca_file)
+    try:
+        with pytest.raises(requests.exceptions.RequestException):
+            post(opener(server.certificates.ca_file)(), server.url)
+        session = opener(server.certificates.ca_file, client_cert=cert, client_key=key, token="secret")()
+        assert post(session, server.url).status_code == 204
+        assert server.requests[0]["Authorization"] == "Bearer secret"
+    finally:
+        server.close()
+
+
+def test_plain_http_is_impossible():
+    with open_session(HttpsOptions()) as session, pytest.raises(requests.exceptions.InvalidSchema):
+        session.get("http://127.0.0.1:9/")
+
+
+def test_every_request_has_a_timeout(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"https://127.0.0.1:{mute.getsockname()[1]}/"
+        with open_session(HttpsOptions(connect_timeout_s=0.2, read_timeout_s=0.2)) as session, \
+                pytest.raises(requests.exceptions.Timeout):
+            session.get(url)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize("option", ["ca_file", "client_cert"])
+def test_bad_files_are_named(tmp_path, option, content):
+    path = tmp_path / f"{option}.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        open_session(HttpsOptions(**{option: path}))
+    assert str(path) in caught.value.what
+    assert caught.value.remedy
+
+
+def test_key_that_does_not_belong_or_is_encrypted_is_named(tmp_path):
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+
+    authority = trustme.CA()
+    cert, key = tmp_path / "client.pem", tmp_path / "client.key"
+    client = authority.issue_cert("box-1")
+    client.cert_chain_pems[0].write_to_path(str(cert))
+    authority.issue_cert("box-2").private_key_pem.write_to_path(str(key))
+    with pytest.raises(ConfigError, match=r"client\.key"):
+        open_session(HttpsOptions(client_cert=cert, client_key=key))
+    locked = load_pem_private_key(client.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
+    key.write_bytes(locked)
+    with pytest.raises(ConfigError, match=r"client\.key"):
+        open_session(HttpsOptions(client_cert=cert, client_key=key))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user: root reads every file")
+def test_unreadable_file_is_named(tmp_path):
+    path = tmp_path / "ca.pem"
+    path.touch(0o000)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        open_session(HttpsOptions(ca_file=path))
+
+
+def test_bad_token_is_refused_without_showing_it():
+    with pytest.raises(ConfigError) as caught:
+        open_session(HttpsOptions(token="se\ncret"))
+    assert "cret" not in str(caught.value).replace("secret", "")
+
+
+def test_options_do_not_print_secrets(tmp_path):
+    shown = repr(HttpsOptions(token="hush", proxy="http://user:hush@proxy:1"))
+    assert "hush" not in shown
