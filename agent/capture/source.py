@@ -3,7 +3,8 @@
 Pull, newest wins: a reader grabs every frame, so that no decoder falls behind, but turns a grabbed frame into
 pixels only when the loop is about to take one. The loop says *when* it will (:meth:`LatestFrame.want`); a reader
 of a live source retrieves the last frame that arrives before that time, a reader of a finite file starts its read
-so as to be ready at that time. Either way latency does not grow with the number of cameras.
+so as to be ready at that time. Either way latency does not grow with the number of cameras. Before the loop has said
+anything, a live reader keeps its mailbox fresh and a reader of a file waits: no frame grows old while an engine loads.
 """
 
 import threading
@@ -49,24 +50,29 @@ class LatestFrame:
 
     Args:
         source: The source's name.
-        ready: Condition shared by all mailboxes of one loop; notified when a frame arrives or is wanted.
+        ready: Condition shared by all mailboxes of one loop; notified when a frame arrives, is taken or is wanted.
+
+    Attributes:
+        skip_reason: Why frames nobody took were passed over, as the counters name it; the loop may change it.
     """
 
     def __init__(self, source: str, ready: threading.Condition) -> None:
         self.source = source
         self.ready = ready
         self.last_taken_ns = 0
-        self._wanted_ns = 0
+        self.skip_reason = "starting"
+        self._wanted_ns: int | None = None
         self._frame: Frame | None = None
         self._last_seq = -1
 
     def want(self, at_ns: int) -> None:
         """Tell the reader that the loop will take a frame at ``at_ns`` (monotonic clock). Call with ``ready`` held."""
         self._wanted_ns = at_ns
+        self.ready.notify_all()
 
     def wanted_before(self, next_frame_ns: int) -> bool:
         """Tell a live reader whether the frame after the one it holds would come too late."""
-        return self._wanted_ns <= next_frame_ns
+        return self._wanted_ns is None or self._wanted_ns <= next_frame_ns
 
     def wait_until_wanted(self, lead_ns: int, timeout_s: float) -> bool:
         """Block a finite source's reader until it is time to read so that the frame is there when it is wanted.
@@ -82,11 +88,13 @@ class LatestFrame:
         with self.ready:
             while True:
                 now_ns = time.monotonic_ns()
-                if self._frame is None and now_ns >= self._wanted_ns - lead_ns:
+                free = self._frame is None and self._wanted_ns is not None
+                begin_ns = (self._wanted_ns or 0) - lead_ns
+                if free and now_ns >= begin_ns:
                     return True
                 if now_ns >= deadline_ns:
                     return False
-                until_ns = deadline_ns if self._frame is not None else min(self._wanted_ns - lead_ns, deadline_ns)
+                until_ns = min(begin_ns, deadline_ns) if free else deadline_ns
                 self.ready.wait((until_ns - now_ns) / 1e9)
 
     def put(self, frame: Frame) -> bool:
@@ -117,6 +125,7 @@ class LatestFrame:
         skipped = frame.seq - self._last_seq - 1
         self._last_seq = frame.seq
         self.last_taken_ns = now_ns
+        self.ready.notify_all()
         return frame, skipped
 
     def clear(self) -> bool:
