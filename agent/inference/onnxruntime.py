@@ -1,0 +1,149 @@
+"""A prepared model on ONNX Runtime: on the CPU, or on exactly the execution provider that was asked for.
+
+Promises: never another provider than the one asked for; every failure leaves as an ``EngineError`` with the model's
+name and the runtime's own words; outputs belong to the caller. The model must be prepared (uint8 NHWC ``frames``, see
+``vedette engines fetch``). ``onnxruntime`` is imported by the constructor, not by this module.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import EngineError
+from agent.inference.engine import EngineDescription, EngineSpec, TensorSpec
+from agent.records import Pixels
+
+_CPU = "CPUExecutionProvider"
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+           "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8", "tensor(int8)": "int8",
+           "tensor(bool)": "bool"}
+_REBUILD = "run `vedette engines fetch NAME` to check and prepare the model again"
+
+
+class OnnxRuntimeEngine:
+    """A loaded model; see :class:`agent.inference.engine.Engine`.
+
+    Args:
+        path: The prepared ONNX file.
+        name: The recipe's name.
+        identity: Identity of the prepared model, 16 hex digits.
+        model_sha256: SHA-256 of the model as fetched.
+        threads: CPU threads of one call; 0 = all cores but one, so that capture is not starved.
+        provider: Execution provider that must be used; None = CPU.
+        max_batch: Most frames in one call; a model with a fixed batch lowers it (see ``spec.max_batch``).
+        precision: What the prepared file holds.
+
+    Raises:
+        EngineError: the package or the provider is missing, or the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, name: str, identity: str, model_sha256: str, threads: int = 0,
+                 provider: str | None = None, max_batch: int = 1, precision: str = "fp32") -> None:
+        self._what = f"engine {name} ({path})"
+        self._threads = threads or max((os.cpu_count() or 2) - 1, 1)
+        runtime = _import_runtime()
+        self._errors = _runtime_errors()
+        self._session = self._open(runtime, path, provider or _CPU)
+        self.spec = self._read_spec(max_batch)
+        in_use = self._session.get_providers()[0]
+        self._description = EngineDescription(
+            name=name, identity=identity, runtime=f"onnxruntime {runtime.__version__}", provider=in_use,
+            precision=precision, threads=self._threads if in_use == _CPU else 0, model_sha256=model_sha256)
+
+    def warm_up(self) -> None:
+        """Run mid-grey frames, alone and as the largest batch: the first real one shall be no slower and no surprise.
+
+        Raises:
+            EngineError: the run fails or an output's first axis is not the batch.
+        """
+        for count in sorted({1, self.spec.max_batch}):
+            outputs = self.infer(np.full((count, self.spec.height, self.spec.width, 3), 127, np.uint8))
+            for spec, output in zip(self.spec.outputs, outputs, strict=True):
+                if output.ndim < 1 or output.shape[0] != count:
+                    raise EngineError(
+                        f"{self._what}: output {spec.name!r} has shape {output.shape} for {count} frame(s)", _REBUILD)
+
+    def infer(self, batch: Pixels) -> Sequence[NDArray[Any]]:
+        """Run ``batch`` (n, height, width, 3) uint8 BGR, C-contiguous, 1 <= n <= ``spec.max_batch``.
+
+        Returns:
+            One array an output, first axis n, owned by the caller.
+
+        Raises:
+            EngineError: the batch is not as above, or the run failed.
+        """
+        spec = self.spec
+        if (batch.dtype != np.uint8 or batch.shape[1:] != (spec.height, spec.width, 3)
+                or not 1 <= len(batch) <= spec.max_batch or not batch.flags.c_contiguous):
+            raise EngineError(
+                f"{self._what}: takes 1 to {spec.max_batch} contiguous frames ({spec.height}, {spec.width}, 3) uint8; "
+                f"got {batch.shape} {batch.dtype}", "this is a defect: report it with this line")
+        try:
+            outputs: Sequence[NDArray[Any]] = self._session.run(None, {self._input: batch})
+        except self._errors as error:
+            raise EngineError(f"{self._what}: the run failed: {error}", _REBUILD) from error
+        return outputs
+
+    def describe(self) -> EngineDescription:
+        """Say what really runs."""
+        return self._description
+
+    def close(self) -> None:
+        """Free the session; the engine is not used afterwards."""
+        self._session = None
+
+    def _open(self, runtime: Any, path: Path, provider: str) -> Any:
+        available = runtime.get_available_providers()
+        if provider not in available:
+            raise EngineError(f"{self._what}: provider {provider!r} is not in this onnxruntime; it has {available}",
+                              "correct [engine] provider, or install the onnxruntime package that has it")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Threads that spin while they wait take the cores that decode the cameras: with 2 threads on 2 busy cores a
+        # call took 12 ms without spinning, 32 to 46 ms and twice the CPU time with it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4  # what goes wrong arrives as an exception
+        try:
+            session = runtime.InferenceSession(str(path), options, providers=[provider])
+        except self._errors as error:
+            raise EngineError(f"{self._what}: cannot be loaded: {error}", _REBUILD) from error
+        if (in_use := session.get_providers()[0]) != provider:
+            raise EngineError(f"{self._what}: asked for {provider}, onnxruntime took {in_use}",
+                              f"mend the driver or libraries of {provider}, or leave [engine] provider out for the CPU")
+        return session
+
+    def _read_spec(self, max_batch: int) -> EngineSpec:
+        inputs = self._session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        if len(shape) != 4 or shape[3] != 3 or inputs[0].type != "tensor(uint8)" or not (
+                isinstance(shape[1], int) and isinstance(shape[2], int)) or shape[0] == 0:
+            seen = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
+            raise EngineError(f"{self._what}: is no prepared model: its input is {seen or 'missing'}", _REBUILD)
+        self._input = inputs[0].name
+        return EngineSpec(
+            height=shape[1], width=shape[2], max_batch=1 if isinstance(shape[0], int) else max_batch,
+            outputs=tuple(
+                TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type),
+                           shape=tuple(size if isinstance(size, int) else -1 for size in value.shape))
+                for value in self._session.get_outputs()))
+
+
+def _import_runtime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 -- 0.2 s and 57 MB that only those who run a model pay
+    except ImportError as error:
+        raise EngineError(f"onnxruntime cannot be imported: {error}", "pip install 'vedette[cpu]'") from error
+    return onnxruntime
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises: its exceptions have no common base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415 -- see above
+
+    own = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError)
