@@ -1,0 +1,121 @@
+"""What the agent says of itself: the schema of ``vedette status --json``.
+
+A value that is not known is null (``unknown`` on the screen), never 0. Imports neither numpy nor OpenCV.
+"""
+
+import msgspec
+
+from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK
+
+SCHEMA = 1
+LAST_STATUS = "last-status.json"
+
+
+class SourceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One source. Rates are frames per second over the last five seconds; ages in seconds."""
+
+    name: str
+    url: str
+    state: str
+    reason: str
+    since_s: float
+    last_frame_age_s: float | None
+    width: int | None
+    height: int | None
+    seen: int
+    processed: int
+    skipped: dict[str, int]
+    reconnects: int
+    seen_rate: float
+    processed_rate: float
+
+
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of the loop over the last one to two minutes, milliseconds; null where nothing was measured."""
+
+    count: int
+    total_count: int
+    total_s: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    longest_ms: float | None
+
+
+class EngineView(msgspec.Struct, frozen=True, kw_only=True):
+    """What really runs."""
+
+    name: str
+    identity: str
+    runtime: str
+    provider: str
+    precision: str
+    threads: int
+    height: int
+    width: int
+    max_batch: int
+    model_sha256: str
+    ready_for_s: float
+
+
+class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
+    """The durable queue. ``refused`` counts events that were lost for want of room, by reason."""
+
+    depth: int
+    bytes: int
+    oldest_age_s: float | None
+    appended: int
+    committed: int
+    acked: int
+    refused: dict[str, int]
+
+
+class UpstreamView(msgspec.Struct, frozen=True, kw_only=True):
+    """The uploader: ``off`` when no address is configured."""
+
+    state: str
+    reason: str
+    since_s: float
+    last_ack_age_s: float | None
+    delivered_events: int
+    delivered_batches: int
+    attempts: int
+    next_try_in_s: float | None
+
+
+class LimitView(msgspec.Struct, frozen=True, kw_only=True):
+    """One budget: limit and reading are null when not set or not known."""
+
+    limit: float | None
+    reading: float | None
+    unit: str
+    enforced: bool
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything ``vedette status --json`` prints."""
+
+    schema: int
+    version: str
+    device: str
+    run_id: str
+    pid: int
+    state: str
+    ready: bool
+    uptime_s: float
+    first_result_s: float | None
+    problems: list[str]
+    sources: list[SourceView]
+    stages: dict[str, StageView]
+    engine: EngineView | None
+    found: dict[str, int]
+    spool: SpoolView | None
+    upstream: UpstreamView | None
+    budget: dict[str, LimitView]
+    heartbeats: dict[str, float]
+
+    def exit_code(self) -> int:
+        """Return 0 (well), 1 (degraded) or 2 (down)."""
+        if not self.ready or self.state not in {"running", "degraded"}:
+            return EXIT_DOWN
+        return EXIT_DEGRADED if self.problems else EXIT_OK

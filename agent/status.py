@@ -1,0 +1,163 @@
+"""The unix socket that serves the snapshot, and the way to ask it.
+
+Imports neither numpy nor OpenCV, so that asking costs milliseconds. HTTP/1.0 over a unix socket: ``/status``
+``/health/live`` ``/health/ready`` ``/metrics``.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from agent.errors import AgentError, ConfigError
+from agent.metrics import prometheus
+from agent.snapshot import Snapshot
+
+_LOG = logging.getLogger(__name__)
+_MOST_CLIENTS = 8
+_CLIENT_TIMEOUT_S = 2.0
+
+
+class StatusServer:
+    """Serves snapshots on a unix socket of mode 0660 until closed.
+
+    Args:
+        path: Where the socket is made; a stale one is replaced, a live one is an error.
+        snapshot: Called once a request, from the server's threads.
+        alive: Tells whether every heartbeat is fresh.
+
+    Raises:
+        ConfigError: the socket cannot be made there, or another agent answers on it.
+    """
+
+    def __init__(self, path: Path, snapshot: Callable[[], Snapshot], alive: Callable[[], bool]) -> None:
+        self._path = path
+        self._snapshot = snapshot
+        self._alive = alive
+        self._places = threading.BoundedSemaphore(_MOST_CLIENTS)
+        self._listener = _listen(path)
+
+    def serve(self) -> None:
+        """Answer until :meth:`close`; run in a thread of its own."""
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._places.acquire(blocking=False):
+                client.close()
+                continue
+            threading.Thread(target=self._answer, args=(client,), name="status-client", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening and remove the socket."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def _answer(self, client: socket.socket) -> None:
+        try:
+            with client:
+                client.settimeout(_CLIENT_TIMEOUT_S)
+                request = client.recv(4096)
+                code, kind, body = self._page(request.split(b"\r\n", 1)[0].split(b" "))
+                client.sendall(b"HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+                               % (code, kind, len(body), body))
+        except OSError as error:
+            _LOG.debug("status client went away: %s", error)
+        finally:
+            self._places.release()
+
+    def _page(self, words: list[bytes]) -> tuple[bytes, bytes, bytes]:
+        if len(words) < 2 or words[0] != b"GET":
+            return b"400 Bad Request", b"text/plain", b"GET only\n"
+        match words[1]:
+            case b"/status":
+                return b"200 OK", b"application/json", msgspec.json.encode(self._snapshot())
+            case b"/metrics":
+                return b"200 OK", b"text/plain; version=0.0.4", prometheus(self._snapshot()).encode()
+            case b"/health/live":
+                well = self._alive()
+            case b"/health/ready":
+                well = self._snapshot().ready
+            case _:
+                return b"404 Not Found", b"text/plain", b"pages: /status /health/live /health/ready /metrics\n"
+        return (b"200 OK" if well else b"503 Service Unavailable"), b"text/plain", (b"yes\n" if well else b"no\n")
+
+
+def _listen(path: Path) -> socket.socket:
+    remedy = "set [status] socket, or [device] runtime_dir, to a place this user may write"
+    if len(os.fsencode(path)) > 107:
+        raise ConfigError(f"status socket {path}: longer than 107 bytes", "set [status] socket to a shorter path")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _answered(path):
+            raise ConfigError(f"status socket {path}: another agent answers on it", "stop that one first, or " + remedy)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(os.fspath(path))
+        path.chmod(0o660)
+        listener.listen(64)
+    except OSError as error:
+        raise ConfigError(f"status socket {path}: {error.strerror or error}", remedy) from error
+    return listener
+
+
+def _answered(path: Path) -> bool:
+    try:
+        ask(path, "/health/live")
+    except AgentError:
+        return False
+    return True
+
+
+def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
+    """Ask the agent behind the socket ``path`` for ``page``; return the HTTP status and the body.
+
+    Raises:
+        AgentError: nobody answers; says whether it is not running, not permitted or hangs.
+    """
+    remedy = "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(timeout_s)
+            client.connect(os.fspath(path))
+            client.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while chunk := client.recv(65536):
+                answer += chunk
+    except PermissionError as error:
+        raise AgentError(f"{path}: not permitted", "use sudo, or join the socket's group") from error
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise AgentError(f"no agent answers on {path}", remedy) from error
+    except TimeoutError as error:
+        raise AgentError(f"the agent behind {path} accepts but does not answer within {timeout_s:g} s",
+                         "it hangs: `journalctl -u vedette` says where; restart it") from error
+    except OSError as error:
+        raise AgentError(f"{path}: {error.strerror or error}", remedy) from error
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise AgentError(f"what answers on {path} is no vedette agent", "give the right socket: --socket PATH")
+    return int(words[1]), body
+
+
+def fetch(path: Path) -> Snapshot:
+    """Return the snapshot of the agent behind the socket ``path``.
+
+    Raises:
+        AgentError: nobody answers, or it speaks another schema.
+    """
+    _, body = ask(path, "/status")
+    try:
+        snapshot = msgspec.json.decode(body, type=Snapshot)
+    except msgspec.DecodeError as error:
+        raise AgentError(f"the agent behind {path} is of another version: {error}",
+                         "use the `vedette` command of the same installation") from error
+    return snapshot

@@ -1,0 +1,176 @@
+"""The parts of a running agent, seen from outside: turns their states into one snapshot. Reads only, never acts."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from agent import __version__
+from agent.capture.reader import Reader
+from agent.config import Config
+from agent.inference.engine import Engine
+from agent.meters import Heartbeat, Histogram, SourceMeter
+from agent.pipeline import Pipeline
+from agent.records import Result, SourceState
+from agent.redact import redact
+from agent.report.spool import Spool
+from agent.report.upstream import Uploader
+from agent.snapshot import (
+    SCHEMA,
+    EngineView,
+    LimitView,
+    Snapshot,
+    SourceView,
+    SpoolView,
+    StageView,
+    UpstreamView,
+)
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class View:
+    """Knows the parts as they come into being; ``snapshot`` may be called from any thread at any time."""
+
+    def __init__(self, config: Config, device: str, run_id: str, found: Counter[str]) -> None:
+        self._config = config
+        self._device = device
+        self._run_id = run_id
+        self._found = found
+        self._born = time.monotonic() - _process_age_s()
+        self._first_result_s: float | None = None
+        self._sources: dict[str, tuple[Reader, SourceMeter]] = {}
+        self._spool: Spool | None = None
+        self._uploader: Uploader | None = None
+        self._reporting: list[Heartbeat] = []
+        self._engine: tuple[Engine, float] | None = None
+        self._pipeline: Pipeline | None = None
+
+    def watching(self, name: str, reader: Reader, meter: SourceMeter) -> None:
+        """Learn of a source."""
+        self._sources[name] = (reader, meter)
+
+    def reporting(self, spool: Spool, spooling: Heartbeat, uploader: Uploader | None, uploading: Heartbeat) -> None:
+        """Learn of the way out."""
+        self._spool, self._uploader = spool, uploader
+        self._reporting = [spooling, uploading] if uploader else [spooling]
+
+    def looking(self, pipeline: Pipeline, engine: Engine) -> None:
+        """Learn that the engine is loaded and warmed: from now on the agent is ready."""
+        self._pipeline, self._engine = pipeline, (engine, time.monotonic())
+
+    def saw(self, _result: Result) -> None:
+        """Learn of a result; only the first one matters here."""
+        if self._first_result_s is None:
+            self._first_result_s = time.monotonic() - self._born
+
+    def heartbeats(self) -> Iterator[Heartbeat]:
+        """Return the heartbeats of the threads that must go forward."""
+        if self._pipeline:
+            yield self._pipeline.looking
+            yield self._pipeline.telling
+        yield from self._reporting
+
+    def snapshot(self, stopping: bool = False) -> Snapshot:
+        """Return the state of everything, now."""
+        sources = [self._source(name) for name in self._sources]
+        upstream, spool = self._upstream(), self._spool_view()
+        problems = list(self._problems(sources, upstream, spool))
+        state = "stopping" if stopping else "starting" if not self._engine else "degraded" if problems else "running"
+        return Snapshot(
+            schema=SCHEMA, version=__version__, device=self._device, run_id=self._run_id, pid=os.getpid(), state=state,
+            ready=self._engine is not None and not stopping, uptime_s=time.monotonic() - self._born,
+            first_result_s=self._first_result_s, problems=problems, sources=sources,
+            stages={name: _stage(histogram) for name, histogram in self._stages().items()},
+            engine=self._engine_view(), found=dict(self._found), spool=spool, upstream=upstream,
+            budget=self._budget(), heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()})
+
+    def _stages(self) -> Mapping[str, Histogram]:
+        return self._pipeline.stages if self._pipeline else {}
+
+    def _source(self, name: str) -> SourceView:
+        reader, meter = self._sources[name]
+        status = reader.status()
+        return SourceView(
+            name=name, url=redact(self._config.source[name].url), state=str(status.state), reason=status.reason,
+            since_s=time.monotonic() - status.since_s, last_frame_age_s=status.last_frame_age_s,
+            width=status.width, height=status.height,
+            seen=meter.seen, processed=meter.processed, skipped=meter.skipped(), reconnects=meter.reconnects,
+            seen_rate=meter.seen_rate.per_second(), processed_rate=meter.processed_rate.per_second())
+
+    def _engine_view(self) -> EngineView | None:
+        if not self._engine:
+            return None
+        engine, since = self._engine
+        what, spec = engine.describe(), engine.spec
+        return EngineView(
+            name=what.name, identity=what.identity, runtime=what.runtime, provider=what.provider,
+            precision=what.precision, threads=what.threads, height=spec.height, width=spec.width,
+            max_batch=spec.max_batch, model_sha256=what.model_sha256, ready_for_s=time.monotonic() - since)
+
+    def _spool_view(self) -> SpoolView | None:
+        if not self._spool:
+            return None
+        stats = self._spool.stats()
+        return SpoolView(
+            depth=stats.depth, bytes=stats.bytes, oldest_age_s=stats.oldest_age_s, appended=stats.appended,
+            committed=stats.committed, acked=stats.acked, refused=dict(stats.refused))
+
+    def _upstream(self) -> UpstreamView | None:
+        if not self._uploader:
+            return None
+        status = self._uploader.status()
+        return UpstreamView(
+            state=status.state, reason=status.reason, since_s=status.since_s, last_ack_age_s=status.last_ack_age_s,
+            delivered_events=status.delivered_events, delivered_batches=status.delivered_batches,
+            attempts=status.attempts, next_try_in_s=status.next_try_in_s)
+
+    def _budget(self) -> dict[str, LimitView]:
+        section = self._config.budget
+        rate = sum(meter.processed_rate.per_second() for _, meter in self._sources.values())
+        return {
+            "rate": LimitView(limit=section.rate, reading=rate, unit="frames/s", enforced=True),
+            "memory": LimitView(limit=section.memory, reading=_resident_bytes(), unit="bytes", enforced=False),
+            "watts": LimitView(limit=section.watts, reading=None, unit="W", enforced=False),
+            "celsius": LimitView(limit=section.celsius, reading=None, unit="C", enforced=False)}
+
+    def _problems(self, sources: list[SourceView], upstream: UpstreamView | None, spool: SpoolView | None
+                  ) -> Iterator[str]:
+        for source in sources:
+            if source.state not in {SourceState.LIVE, SourceState.ENDED, SourceState.CONNECTING}:
+                yield f"source {source.name} is {source.state}: {source.reason}"
+        if upstream and upstream.state in {"retrying", "holding"}:
+            yield f"upstream is {upstream.state}: {upstream.reason}"
+        if spool:
+            for why, count in spool.refused.items():
+                yield f"{count} events were refused by the spool: {why}"
+        for beat in self.heartbeats():
+            if not beat.fresh():
+                yield f"{beat.name} has not moved for {beat.age_s():.0f} s"
+
+
+def _stage(histogram: Histogram) -> StageView:
+    recent = histogram.recent()
+
+    def ms(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds * 1e3, 3)
+
+    return StageView(count=recent.count, total_count=histogram.count, total_s=histogram.total_s, p50_ms=ms(recent.p50),
+                     p95_ms=ms(recent.p95), p99_ms=ms(recent.p99), longest_ms=ms(recent.longest))
+
+
+def _process_age_s() -> float:
+    """Return the seconds since the kernel started this process, interpreter start and imports included."""
+    try:
+        started = int(Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()[19])
+    except (OSError, ValueError):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_bytes() -> float | None:
+    try:
+        return float(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,179 @@
+"""The loop with real mailboxes and threads; only the engine is scripted. No test here measures speed."""
+
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from agent.capture.source import LatestFrame
+from agent.errors import EngineError
+from agent.meters import SourceMeter
+from agent.pipeline import Lane, Pace, Pipeline
+from agent.records import Frame, Placement
+from tests.helpers.scripted_engine import ScriptedEngine, one_box_head
+
+
+def place(pixels, canvas):
+    canvas[:] = pixels[0, 0]
+    return Placement(scale=1.0, left=0, top=0, width=pixels.shape[1], height=pixels.shape[0])
+
+
+def frame(source, seq, value=None):
+    pixels = np.full((8, 8, 3), seq % 256 if value is None else value, np.uint8)
+    return Frame(source=source, seq=seq, index=seq, pixels=pixels, captured_ns=time.monotonic_ns(), captured_at=time.time())
+
+
+class Loop:
+    def __init__(self, engine, names=("a",), **pace):
+        self.ready = threading.Condition()
+        self.lanes = [Lane(slot=LatestFrame(name, self.ready), meter=SourceMeter()) for name in names]
+        self.slots = {lane.slot.source: lane.slot for lane in self.lanes}
+        self.results, self.stop, self.error = [], threading.Event(), None
+        self.pipeline = Pipeline(lanes=self.lanes, ready=self.ready, engine=engine, place=place, head=one_box_head,
+                                 deliver=self.results.append, pace=Pace(**pace), stop=self.stop)
+
+    def _look(self):
+        try:
+            self.pipeline.look()
+        except EngineError as error:
+            self.error = error
+
+    def __enter__(self):
+        self.threads = [threading.Thread(target=self._look), threading.Thread(target=self.pipeline.tell)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+    def until(self, condition):
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "timed out"
+            time.sleep(0.002)
+
+
+def test_each_frame_becomes_one_result_with_its_own_numbers():
+    with Loop(ScriptedEngine()) as loop:
+        for seq in (0, 1, 5):
+            loop.slots["a"].put(frame("a", seq))
+            loop.until(lambda n=seq: any(r.seq == n for r in loop.results))
+    assert [(r.seq, r.skipped) for r in loop.results] == [(0, 0), (1, 0), (5, 3)]
+    assert [round(float(r.detections.scores[0]) * 255) for r in loop.results] == [0, 1, 5]
+    assert all(0 <= r.age_s < 10 for r in loop.results)
+    assert loop.lanes[0].meter.processed == 3
+    assert loop.pipeline.stages["latency"].count == 3
+    assert loop.pipeline.idle()
+
+
+def test_the_newest_frame_wins_while_the_engine_is_busy():
+    gate = threading.Semaphore(0)
+    engine = ScriptedEngine(gate=gate)
+    with Loop(engine) as loop:
+        loop.slots["a"].put(frame("a", 0))
+        assert engine.started.acquire(timeout=10)
+        replaced = [loop.slots["a"].put(frame("a", seq)) for seq in (1, 2, 3)]
+        gate.release(10)
+        loop.until(lambda: len(loop.results) == 2)
+    assert replaced == [False, True, True]
+    assert [(r.seq, r.skipped) for r in loop.results] == [(0, 0), (3, 2)]
+
+
+def test_many_sources_are_served_in_turn():
+    names, engine = [f"s{i}" for i in range(8)], ScriptedEngine(call_s=0.001)
+    with Loop(engine, names) as loop:
+        seq = 0
+        while len(loop.results) < 160:
+            # Every source always has a fresh frame: only fairness decides.
+            for name in names:
+                loop.slots[name].put(frame(name, seq))
+            seq += 1
+            time.sleep(0.0005)
+    served = Counter(r.source for r in loop.results)
+    assert set(served) == set(names)
+    assert max(served.values()) <= min(served.values()) + 1
+
+
+def test_a_silent_source_does_not_hold_the_others():
+    with Loop(ScriptedEngine(), ["dead", "live"], max_batch=1) as loop:
+        for seq in range(5):
+            loop.slots["live"].put(frame("live", seq))
+            loop.until(lambda n=seq: len(loop.results) == n + 1)
+    assert {r.source for r in loop.results} == {"live"}
+
+
+def test_batches_span_sources_and_do_not_mix_them_up():
+    gate = threading.Semaphore(0)
+    engine = ScriptedEngine(max_batch=4, gate=gate)
+    names = list("abcd")
+    with Loop(engine, names, max_batch=4, batch_deadline_s=5.0) as loop:
+        for value, name in enumerate(names):
+            loop.slots[name].put(frame(name, 0, value=value * 10))
+        gate.release(1)
+        loop.until(lambda: len(loop.results) == 4)
+    assert len(engine.batches) == 1
+    assert {r.source: round(float(r.detections.scores[0]) * 255) for r in loop.results} == {"a": 0, "b": 10, "c": 20, "d": 30}
+
+
+def test_a_batch_that_is_not_full_goes_at_its_deadline():
+    with Loop(ScriptedEngine(max_batch=4), ["a", "b"], max_batch=4, batch_deadline_s=0.01) as loop:
+        loop.slots["a"].put(frame("a", 0))
+        loop.until(lambda: len(loop.results) == 1)
+
+
+@pytest.mark.parametrize("limit", ["budget", "source"])
+def test_the_rate_limit_is_kept_and_named(limit):
+    engine = ScriptedEngine()
+    with Loop(engine, rate=20.0 if limit == "budget" else None) as loop:
+        if limit == "source":
+            loop.lanes[0].max_rate = 20.0
+        end, seq = time.monotonic() + 1.0, 0
+        while time.monotonic() < end:
+            loop.slots["a"].put(frame("a", seq))
+            seq += 1
+            time.sleep(0.002)
+        taken = len(loop.results)
+    assert 10 <= taken <= 22  # 20 a second, with room below for a busy machine and above for one frame of catching up
+    assert loop.slots["a"].skip_reason == "pace"
+
+
+def test_the_next_frame_is_wanted_when_the_engine_will_be_free():
+    gate = threading.Semaphore(0)
+    engine = ScriptedEngine(call_s=0.05, gate=gate)
+    with Loop(engine) as loop:
+        loop.slots["a"].put(frame("a", 0))
+        gate.release()
+        loop.until(lambda: len(loop.results) == 1)
+        loop.slots["a"].put(frame("a", 1))
+        engine.started.acquire(timeout=10)
+        assert engine.started.acquire(timeout=10)
+        now_ns = time.monotonic_ns()
+        assert not loop.slots["a"].wanted_before(now_ns + 10_000_000)
+        assert loop.slots["a"].wanted_before(now_ns + 200_000_000)
+        gate.release(10)
+
+
+def test_a_failed_run_ends_the_loop_and_yields_nothing():
+    with Loop(ScriptedEngine(fail_at=1)) as loop:
+        loop.slots["a"].put(frame("a", 0))
+        loop.until(lambda: len(loop.results) == 1)
+        loop.slots["a"].put(frame("a", 1))
+        loop.until(lambda: loop.error is not None)
+    assert [r.seq for r in loop.results] == [0]
+
+
+def test_stopping_finishes_what_was_begun():
+    gate = threading.Semaphore(0)
+    engine = ScriptedEngine(gate=gate)
+    with Loop(engine) as loop:
+        loop.slots["a"].put(frame("a", 0))
+        assert engine.started.acquire(timeout=10)
+        loop.stop.set()
+        gate.release()
+    assert [r.seq for r in loop.results] == [0]
