@@ -1,0 +1,40 @@
+# Two commands set a fresh machine up by themselves: `make demo` and `make test`.
+# PYTHON=python3.11 chooses the interpreter (3.10 to 3.12), VENV=path the environment.
+PYTHON ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHON VENV
+
+.PHONY: demo test test-all matrix lint format docs bench clean
+
+demo: $(VENV)/.ready-cpu,build,fleet
+	$(BIN)/vedette demo
+
+# Everything that is quick: pure parts, real files, real sockets, a real RTSP camera where its bench is present.
+test: $(VENV)/.ready-dev
+	deploy/dev/setup packages
+	$(BIN)/pytest -m "not slow"
+
+# Everything, and the quick part again on each other Python (3.10 to 3.12) that is present.
+test-all: lint test matrix
+	$(BIN)/pytest -m slow
+
+matrix: $(VENV)/.ready-dev
+	deploy/dev/matrix
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/python docs/reference.py > docs/configuration.md
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python -m bench loop
+
+$(VENV)/.ready-%: pyproject.toml deploy/dev/setup
+	deploy/dev/setup venv "$*"
+	touch "$@"
+
+clean:
+	rm -rf $(VENV) .cache demo-out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

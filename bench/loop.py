@@ -1,0 +1,125 @@
+"""The real agent (its supervisor, readers, loop, spool) against the bare engine call inside the same run.
+
+CPU figures come from the kernel's per-thread and per-process clocks, read around every engine call, so other work on
+the machine hardly moves them. Latencies are wall time and want a quiet machine.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.building.prepare import Prepared
+from agent.building.recipe import Recipe
+from agent.config import load
+from agent.inference.engine import Engine, EngineDescription
+from agent.records import Pixels
+from agent.supervisor import Supervisor
+from bench.media import bunny, camera_clip, detector
+from bench.row import Row
+
+
+class MeasuredEngine:
+    """An engine that notes the clocks before and after each call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.spec = engine.spec
+        self._engine = engine
+        self.marks: list[tuple[float, float, float, float, float]] = []
+
+    def infer(self, batch: Pixels) -> Sequence[NDArray[Any]]:
+        """Run and note (thread CPU before, after, process CPU before, wall before, after)."""
+        process, thread, wall = time.process_time(), time.thread_time(), time.perf_counter()
+        outputs = self._engine.infer(batch)
+        self.marks.append((thread, time.thread_time(), process, wall, time.perf_counter()))
+        return outputs
+
+    def describe(self) -> EngineDescription:
+        """Say what really runs."""
+        return self._engine.describe()
+
+    def close(self) -> None:
+        """Free it."""
+        self._engine.close()
+
+
+class MeasuredSupervisor(Supervisor):
+    """The real supervisor with the real engine, wrapped."""
+
+    engine: MeasuredEngine
+
+    def _load(self, recipe: Recipe, prepared: Prepared) -> Engine:
+        self.engine = MeasuredEngine(super()._load(recipe, prepared))
+        return self.engine
+
+
+class Measured:
+    """One run of the agent for ``seconds``; figures leave out the first fifth."""
+
+    def __init__(self, size: int, urls: Sequence[str], seconds: float) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "config.toml")
+            path.write_text(f"""
+[device]
+state_dir = "{folder}/state"
+runtime_dir = "{folder}"
+[engine]
+recipe = "bench{size}"
+recipes = ["{detector(size)}"]
+threads = 1
+[spool]
+max_bytes = "64MB"
+""" + "".join(f'[source.s{i}]\nurl = "{url}"\nfrozen_after = "0s"\n' for i, url in enumerate(urls)), "utf-8")
+            agent = MeasuredSupervisor(load(path))
+            thread = threading.Thread(target=agent.run)
+            thread.start()
+            while not (agent.view.snapshot().first_result_s or not thread.is_alive()):
+                time.sleep(0.05)
+            time.sleep(seconds)
+            self.snapshot = agent.view.snapshot()
+            agent.stop()
+            thread.join()
+        marks = np.array(agent.engine.marks)
+        marks = marks[len(marks) // 5:]
+        calls = len(marks) - 1
+        self.engine_cpu_s = float((marks[:-1, 1] - marks[:-1, 0]).sum()) / calls
+        self.thread_cpu_s = float(marks[-1, 0] - marks[0, 0]) / calls
+        self.process_cpu_s = float(marks[-1, 2] - marks[0, 2]) / calls
+        self.engine_ms = float(np.median(marks[:, 4] - marks[:, 3])) * 1e3
+        self.wall_ratio = float((marks[:-1, 4] - marks[:-1, 3]).sum() / (marks[-1, 3] - marks[0, 3]))
+        self.p50_ms = self.snapshot.stages["latency"].p50_ms or 0.0
+        self.p99_ms = self.snapshot.stages["latency"].p99_ms or 0.0
+
+
+def run(quick: bool) -> list[Row]:
+    """Measure and return the rows."""
+    seconds = 6.0 if quick else 20.0
+    rows: list[Row] = []
+    for size, most in ((320, 1.13), (640, 1.03)):
+        one = Measured(size, [f"{bunny().as_uri()}?loop=1&pace=all"], seconds)
+        name = f"one 720p H.264 source, unpaced, {size}"
+        rows += [
+            Row(f"{name}: engine p50, ms", one.engine_ms),
+            Row(f"{name}: engine CPU / inference-thread CPU", one.engine_cpu_s / one.thread_cpu_s, ">= 0.97"),
+            Row(f"{name}: process CPU / engine CPU", one.process_cpu_s / one.engine_cpu_s, f"<= {most}"),
+            Row(f"{name}: share of wall time inside the engine", one.wall_ratio),
+            Row(f"{name}: latency (p50 - 2 ms) / engine", (one.p50_ms - 2) / one.engine_ms, "<= 1.2"),
+            Row(f"{name}: latency p99 / engine", one.p99_ms / one.engine_ms, "<= 2"),
+        ]
+    many = Measured(320, [f"{camera_clip().as_uri()}?loop=1&pace=realtime"] * 8, seconds)
+    served = [source.processed for source in many.snapshot.sources]
+    rows += [
+        Row("eight 720p sources at 30 fps, 320: engine p50, ms", many.engine_ms),
+        Row("eight 720p sources at 30 fps, 320: frames seen per second",
+            sum(source.seen_rate for source in many.snapshot.sources)),
+        Row("eight 720p sources at 30 fps, 320: latency p50 / engine", many.p50_ms / many.engine_ms, "<= 2.5"),
+        Row("eight 720p sources at 30 fps, 320: latency p99 / engine", many.p99_ms / many.engine_ms, "<= 5"),
+        Row("eight 720p sources at 30 fps, 320: fairness, max / min", max(served) / min(served), "<= 1.2"),
+        Row("eight 720p sources at 30 fps, 320: share of wall time inside the engine", many.wall_ratio),
+    ]
+    return rows

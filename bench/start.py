@@ -1,0 +1,91 @@
+"""From nothing to the first detection, how much memory, and how quick a status answer is; child processes all."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from agent.errors import AgentError
+from agent.snapshot import Snapshot
+from agent.status import fetch
+from bench.media import carphone
+from bench.row import Row
+
+
+def run(quick: bool) -> list[Row]:
+    """Measure and return the rows."""
+    times = 3 if quick else 7
+    rows = [Row("interpreter start (python -c pass), s", _median(times, [sys.executable, "-c", "pass"]))]
+    with tempfile.TemporaryDirectory() as folder:
+        for size in (320, 640):
+            config = Path(folder, f"{size}.toml")
+            config.write_text(f"""
+[device]
+state_dir = "{folder}/state"
+runtime_dir = "{folder}"
+[engine]
+recipe = "centerface"
+size = [{size}, {size}]
+threads = 1
+[source.clip]
+url = "{carphone().as_uri()}?loop=1&pace=realtime"
+""", "utf-8")
+            _agent(config, Path(folder), 0.0)  # the first start fetches and prepares; it is not measured
+            firsts, peaks, answers = [], [], []
+            for _ in range(times):
+                snapshot, peak, answer = _agent(config, Path(folder), 2.0)
+                firsts.append(snapshot.first_result_s or 99.0)
+                peaks.append(peak)
+                answers.append(answer)
+            rows += [
+                Row(f"{size}: process start to first detection less interpreter start, s",
+                    statistics.median(firsts) - rows[0].value, "<= 0.6"),
+                Row(f"{size}: peak resident memory, MB", max(peaks), "<= 220"),
+                Row(f"{size}: vedette status --json, s", statistics.median(answers), "<= 0.25"),
+            ]
+    return rows
+
+
+def _agent(config: Path, folder: Path, seconds: float) -> tuple[Snapshot, float, float]:
+    """Run the agent; return its snapshot, its peak memory (MB) and the time of one status command (s)."""
+    agent = subprocess.Popen([sys.executable, "-m", "agent", "run", "-c", str(config)], stderr=subprocess.DEVNULL)
+    socket = folder / "status.sock"
+    try:
+        while True:
+            time.sleep(0.05)
+            if agent.poll() is not None:
+                raise AgentError(f"the agent ended with {agent.returncode}", f"run: vedette run -c {config}")
+            try:
+                if fetch(socket).first_result_s is not None:
+                    break
+            except AgentError:
+                continue
+        time.sleep(seconds)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "agent", "status", "--json", "--socket", str(socket)],
+                       stdout=subprocess.DEVNULL, check=False)
+        answer = time.perf_counter() - began
+        return fetch(socket), _peak_mb(agent.pid), answer
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait()
+
+
+def _peak_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise AgentError(f"/proc/{pid}/status names no peak", f"is this Linux? ({os.uname().sysname})")
+
+
+def _median(times: int, command: list[str]) -> float:
+    spans = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        spans.append(time.perf_counter() - began)
+    return statistics.median(spans)
