@@ -1,6 +1,7 @@
 """The loop: newest frames in, results out. Two threads, no I/O of their own.
 
-``look`` (the inference thread) takes the newest frames, fairly, lays them on the engine's canvas and runs it.
+``look`` (the inference thread) takes the newest frames, fairly, and runs the engine on them; the readers have laid
+them on its canvas already.
 ``tell`` (the post-processing thread) turns raw outputs into detections and hands each result to ``deliver``.
 While one batch is in the engine, the sources are told when the next one will be wanted, so that a fresh frame is
 waiting just then: no frame is turned into pixels for nothing, and none grows old in a queue.
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from agent.capture.source import LatestFrame
 from agent.inference.engine import Engine
 from agent.meters import STAGES, Heartbeat, Histogram, SourceMeter
-from agent.records import Detections, Frame, Pixels, Placement, Result
+from agent.records import Canvas, Detections, Frame, Pixels, Placement, Result
 
 Place = Callable[[Pixels, Pixels], Placement]
 Head = Callable[[Sequence[NDArray[Any]], Sequence[Placement]], Sequence[Detections]]
@@ -88,7 +89,7 @@ class Pipeline:
         self._deliver = deliver
         self._pace = pace
         self._stop = stop
-        self._canvas = np.empty((engine.spec.max_batch, engine.spec.height, engine.spec.width, 3), np.uint8)
+        self._batch = np.empty((engine.spec.max_batch, engine.spec.height, engine.spec.width, 3), np.uint8)
         self._done: queue.Queue[_Batch | None] = queue.Queue(maxsize=2)
         self._call_ns = 0
         self._open_ns = 0
@@ -96,6 +97,8 @@ class Pipeline:
         self.stages: Mapping[str, Histogram] = {name: Histogram() for name in STAGES}
         self.looking = Heartbeat("inference", limit_s=30.0)
         self.telling = Heartbeat("postprocess", limit_s=30.0)
+        for lane in lanes:
+            lane.slot.lay = self._lay
 
     def look(self) -> None:
         """Run the inference thread until ``stop``.
@@ -135,7 +138,7 @@ class Pipeline:
 
     def _take(self) -> Sequence[tuple[Frame, int]]:
         """Wait up to a moment for frames; return (frame, skipped) of the sources that waited longest."""
-        pace, most = self._pace, min(self._pace.max_batch, len(self._canvas))
+        pace, most = self._pace, min(self._pace.max_batch, len(self._batch))
         give_up_ns = time.monotonic_ns() + int(_IDLE_S * 1e9)
         first_ns = 0
         with self._ready:
@@ -178,15 +181,31 @@ class Pipeline:
         began_ns = time.monotonic_ns()
         for frame, _ in taken:
             self.stages["capture_age"].record((began_ns - frame.captured_ns) / 1e9)
-        placements = [self._place(frame.pixels, self._canvas[i]) for i, (frame, _) in enumerate(taken)]
+        canvases = [self._laid(frame) for frame, _ in taken]
+        batch = canvases[0].pixels[np.newaxis]
+        if len(canvases) > 1:
+            batch = np.stack([canvas.pixels for canvas in canvases], out=self._batch[: len(canvases)])
         placed_ns = time.monotonic_ns()
-        outputs = self._engine.infer(self._canvas[: len(taken)])
+        outputs = self._engine.infer(batch)
         ended_ns = time.monotonic_ns()
-        self.stages["preprocess"].record((placed_ns - began_ns) / 1e9)
+        for canvas in canvases:
+            self.stages["preprocess"].record(canvas.took_s)
         self.stages["infer"].record((ended_ns - placed_ns) / 1e9)
         spent_ns = ended_ns - began_ns
         self._call_ns = spent_ns if not self._call_ns else self._call_ns + (spent_ns - self._call_ns) // 8
-        return _Batch(frames=taken, placements=placements, outputs=outputs)
+        return _Batch(frames=taken, placements=[canvas.placement for canvas in canvases], outputs=outputs)
+
+    def _laid(self, frame: Frame) -> Canvas:
+        """Return the frame's canvas, made now if its reader did not know this engine's size yet."""
+        canvas = frame.canvas
+        return canvas if canvas and canvas.pixels.shape == self._batch.shape[1:] else self._lay(frame.pixels)
+
+    def _lay(self, pixels: Pixels) -> Canvas:
+        """Lay pixels on a canvas of the engine's; called by the readers, each in its own thread."""
+        began_ns = time.monotonic_ns()
+        canvas = np.empty(self._batch.shape[1:], np.uint8)
+        placement = self._place(pixels, canvas)
+        return Canvas(pixels=canvas, placement=placement, took_s=(time.monotonic_ns() - began_ns) / 1e9)
 
     def _finish(self, batch: _Batch) -> None:
         began_ns = time.monotonic_ns()

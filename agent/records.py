@@ -49,41 +49,6 @@ class SourceChange:
     since_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Frame:
-    """One picture with its time.
-
-    Attributes:
-        source: Name of the source.
-        seq: Number among all frames grabbed from this source since the agent started; never goes back.
-        index: Number since the source was (re)opened, from 0; for a file, the picture's number in the clip.
-        pixels: (H, W, 3) uint8, BGR.
-        captured_ns: Monotonic clock when the frame was grabbed, nanoseconds.
-        captured_at: Wall clock when the frame was grabbed, seconds since the epoch.
-    """
-
-    source: str
-    seq: int
-    index: int
-    pixels: Pixels
-    captured_ns: int
-    captured_at: float
-
-    def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
-            raise ValueError(f"pixels must be (H, W, 3) uint8, got {self.pixels.shape} {self.pixels.dtype}")
-
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-        return int(self.pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
-        return int(self.pixels.shape[0])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """How a source frame lies on the engine's canvas: canvas = source * scale + (left, top).
@@ -107,6 +72,58 @@ class Placement:
         moved = (points - np.array([self.left, self.top], np.float32)) / np.float32(self.scale)
         clipped: Floats = np.clip(moved, 0, np.array([self.width, self.height], np.float32))
         return clipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Canvas:
+    """A frame as the engine takes it.
+
+    Attributes:
+        pixels: (height, width, 3) uint8, BGR, letterboxed, C-contiguous.
+        placement: Where the frame lies on it.
+        took_s: Seconds it took to lay it there.
+    """
+
+    pixels: Pixels
+    placement: Placement
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """One picture with its time.
+
+    Attributes:
+        source: Name of the source.
+        seq: Number among all frames grabbed from this source since the agent started; never goes back.
+        index: Number since the source was (re)opened, from 0; for a file, the picture's number in the clip.
+        pixels: (H, W, 3) uint8, BGR.
+        captured_ns: Monotonic clock when the frame was grabbed, nanoseconds.
+        captured_at: Wall clock when the frame was grabbed, seconds since the epoch.
+        canvas: The same picture on the engine's canvas; None when no engine was known yet.
+    """
+
+    source: str
+    seq: int
+    index: int
+    pixels: Pixels
+    captured_ns: int
+    captured_at: float
+    canvas: Canvas | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(f"pixels must be (H, W, 3) uint8, got {self.pixels.shape} {self.pixels.dtype}")
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.pixels.shape[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -28,4 +28,5 @@ def load_cv2() -> Any:
                           ) from error
     logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # 4.6 has the first, 4.14 the second
     logging.setLogLevel(0)  # LOG_LEVEL_SILENT
+    cv2.setNumThreads(1)  # a resize is too short to share, and the other cores belong to the engine and the decoders
     return cv2

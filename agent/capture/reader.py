@@ -221,10 +221,12 @@ class Reader:
         if verdict.state is not SourceState.LIVE:
             self._meter.skip(verdict.state.value)
             return
-        frame = Frame(source=self.name, seq=self._seq, index=index, pixels=pixels,
-                      captured_ns=round(now_s * 1e9), captured_at=wall_s)
+        lay = self._slot.lay
+        frame = Frame(source=self.name, seq=self._seq, index=index, pixels=pixels, captured_ns=round(now_s * 1e9),
+                      captured_at=wall_s, canvas=lay(pixels) if lay else None)
         if self._slot.put(frame):
             self._meter.skip(self._slot.skip_reason)
+        session.handed_over()
 
     def _saw(self, session: Session, now_s: float) -> None:
         """Count a grabbed frame; the first of a session proves that opening went well."""

@@ -86,7 +86,7 @@ class Session:
         self._last_s: float | None = None
         self._interval_s = 0.0
         self._lead_s = 0.0
-        self._grab_s = 0.0
+        self._begin_s = 0.0
 
     def due(self) -> bool:
         """Wait for the moment to read; False: look at the stop flag, then ask again."""
@@ -94,11 +94,10 @@ class Session:
 
     def grab(self) -> int:
         """Grab in time, and learn the rhythm; raises what the source raises."""
-        begin_s = self._clock()
+        self._begin_s = self._clock()
         with self.watch.call("a read", self._limit_s):
             index = self._source.grab()
         now_s = self._clock()
-        self._grab_s = now_s - begin_s
         if self._last_s is not None:
             self._interval_s = _mean(self._interval_s, now_s - self._last_s)
         self._last_s = now_s
@@ -107,11 +106,12 @@ class Session:
 
     def retrieve(self) -> Pixels:
         """Retrieve in time; raises what the source raises."""
-        begin_s = self._clock()
         with self.watch.call("decoding", self._limit_s):
-            pixels = self._source.retrieve()
-        self._lead_s = _mean(self._lead_s, self._grab_s + self._clock() - begin_s)
-        return pixels
+            return self._source.retrieve()
+
+    def handed_over(self) -> None:
+        """Learn how long one frame takes from its grab to the mailbox."""
+        self._lead_s = _mean(self._lead_s, self._clock() - self._begin_s)
 
     def wanted(self, now_s: float) -> bool:
         """Tell whether the frame after this one would come too late for the loop."""

@@ -9,9 +9,10 @@ anything, a live reader keeps its mailbox fresh and a reader of a file waits: no
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
-from agent.records import Frame, Pixels
+from agent.records import Canvas, Frame, Pixels
 
 
 class Source(Protocol):
@@ -54,6 +55,8 @@ class LatestFrame:
 
     Attributes:
         skip_reason: Why frames nobody took were passed over, as the counters name it; the loop may change it.
+        lay: Lays pixels on the engine's canvas; set by the loop. The reader calls it while the pixels are still in its
+            processor's cache, which costs half of what it costs in another thread.
     """
 
     def __init__(self, source: str, ready: threading.Condition) -> None:
@@ -61,6 +64,7 @@ class LatestFrame:
         self.ready = ready
         self.last_taken_ns = 0
         self.skip_reason = "starting"
+        self.lay: Callable[[Pixels], Canvas] | None = None
         self._wanted_ns: int | None = None
         self._frame: Frame | None = None
         self._last_seq = -1

@@ -90,6 +90,9 @@ class Stage:
     def __init__(self, sources, *, clock=time.monotonic, wall=None, **policy) -> None:
         self.ready = threading.Condition()
         self.slot = LatestFrame("door", self.ready)
+        self.slot.skip_reason = "busy"
+        with self.ready:
+            self.slot.want(0)  # a loop is there, and hungry
         self.meter = SourceMeter()
         self.changes: list[SourceChange] = []
         self.seen = threading.Condition()

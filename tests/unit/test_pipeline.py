@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from agent.capture.source import LatestFrame
 from agent.errors import EngineError
 from agent.meters import SourceMeter
 from agent.pipeline import Lane, Pace, Pipeline
-from agent.records import Frame, Placement
+from agent.records import Canvas, Frame, Placement
 from tests.helpers.scripted_engine import ScriptedEngine, one_box_head
 
 
@@ -157,6 +158,19 @@ def test_the_next_frame_is_wanted_when_the_engine_will_be_free():
         assert not loop.slots["a"].wanted_before(now_ns + 10_000_000)
         assert loop.slots["a"].wanted_before(now_ns + 200_000_000)
         gate.release(10)
+
+
+def test_a_frame_that_was_laid_on_another_canvas_is_laid_again():
+    """As when an engine with another input size was swapped in while the frame waited."""
+    with Loop(ScriptedEngine(side=32)) as loop:
+        laid = loop.slots["a"].lay(np.full((8, 8, 3), 9, np.uint8))
+        assert laid.pixels.shape == (32, 32, 3)
+        other = Canvas(pixels=np.full((16, 16, 3), 200, np.uint8), placement=laid.placement, took_s=0.0)
+        loop.slots["a"].put(replace(frame("a", 0, value=9), canvas=laid))
+        loop.until(lambda: len(loop.results) == 1)
+        loop.slots["a"].put(replace(frame("a", 1, value=9), canvas=other))
+        loop.until(lambda: len(loop.results) == 2)
+    assert [round(float(r.detections.scores[0]) * 255) for r in loop.results] == [9, 9]
 
 
 def test_a_failed_run_ends_the_loop_and_yields_nothing():

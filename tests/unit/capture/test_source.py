@@ -23,6 +23,8 @@ def test_newest_wins_and_the_gap_is_told():
 
 def test_taking_wakes_a_reader_that_waits_for_room():
     slot, woke = LatestFrame("a", threading.Condition()), []
+    with slot.ready:
+        slot.want(0)
     slot.put(frame(0))
     waiter = threading.Thread(target=lambda: woke.append(slot.wait_until_wanted(0, 60)))
     waiter.start()
@@ -50,6 +52,15 @@ def test_waiting_ends_with_its_time_while_a_frame_lies_there():
     slot = LatestFrame("a", threading.Condition())
     slot.put(frame(0))
     assert not slot.wait_until_wanted(0, 0.01)
+
+
+def test_before_the_loop_speaks_a_camera_keeps_fresh_and_a_clip_waits():
+    slot = LatestFrame("a", threading.Condition())
+    assert slot.wanted_before(0)
+    assert not slot.wait_until_wanted(0, 0.01)
+    with slot.ready:
+        slot.want(0)
+    assert slot.wait_until_wanted(0, 0)
 
 
 def test_lead_lets_a_finite_source_read_ahead_of_the_wish():
