@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHON VENV
 
-.PHONY: demo test test-all matrix lint format docs bench clean
+.PHONY: demo test test-all matrix lint docs bench clean
 
 demo: $(VENV)/.ready-cpu,build,fleet
 	$(BIN)/vedette demo
@@ -16,8 +16,10 @@ test: $(VENV)/.ready-dev
 	$(BIN)/pytest -m "not slow"
 
 # Everything, and the quick part again on each other Python (3.10 to 3.12) that is present.
-test-all: lint test matrix
-	$(BIN)/pytest -m slow
+test-all: lint
+	deploy/dev/setup packages all
+	$(BIN)/pytest
+	deploy/dev/matrix
 
 matrix: $(VENV)/.ready-dev
 	deploy/dev/matrix
