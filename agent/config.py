@@ -156,6 +156,11 @@ class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Path(os.environ.get("STATE_DIRECTORY", "").split(":")[0] or self.device.state_dir)
 
     @property
+    def own_recipes(self) -> list[Path]:
+        """Folders with the user's own recipes."""
+        return [Path(folder) for folder in self.engine.recipes]
+
+    @property
     def socket_path(self) -> Path:
         """The status socket."""
         runtime_dir = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or self.device.runtime_dir

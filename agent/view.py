@@ -65,6 +65,11 @@ class View:
         if self._first_result_s is None:
             self._first_result_s = time.monotonic() - self._born
 
+    @property
+    def ready(self) -> bool:
+        """Whether an engine is loaded and warmed."""
+        return self._engine is not None
+
     def heartbeats(self) -> Iterator[Heartbeat]:
         """Return the heartbeats of the threads that must go forward."""
         if self._pipeline:
@@ -74,13 +79,13 @@ class View:
 
     def snapshot(self, stopping: bool = False) -> Snapshot:
         """Return the state of everything, now."""
-        sources = [self._source(name) for name in self._sources]
+        sources = [self._source(name) for name in list(self._sources)]
         upstream, spool = self._upstream(), self._spool_view()
         problems = list(self._problems(sources, upstream, spool))
-        state = "stopping" if stopping else "starting" if not self._engine else "degraded" if problems else "running"
+        state = "stopping" if stopping else "starting" if not self.ready else "degraded" if problems else "running"
         return Snapshot(
             schema=SCHEMA, version=__version__, device=self._device, run_id=self._run_id, pid=os.getpid(), state=state,
-            ready=self._engine is not None and not stopping, uptime_s=time.monotonic() - self._born,
+            ready=self.ready and not stopping, uptime_s=time.monotonic() - self._born,
             first_result_s=self._first_result_s, problems=problems, sources=sources,
             stages={name: _stage(histogram) for name, histogram in self._stages().items()},
             engine=self._engine_view(), found=dict(self._found), spool=spool, upstream=upstream,
@@ -128,7 +133,7 @@ class View:
 
     def _budget(self) -> dict[str, LimitView]:
         section = self._config.budget
-        rate = sum(meter.processed_rate.per_second() for _, meter in self._sources.values())
+        rate = sum(meter.processed_rate.per_second() for _, meter in list(self._sources.values()))
         return {
             "rate": LimitView(limit=section.rate, reading=rate, unit="frames/s", enforced=True),
             "memory": LimitView(limit=section.memory, reading=_resident_bytes(), unit="bytes", enforced=False),

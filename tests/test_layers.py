@@ -11,7 +11,7 @@ MODULES = sorted((ROOT / "agent").rglob("*.py"))
 LEVEL_0 = {"records", "errors", "config", "units", "meters", "atomic", "secrets", "backoff", "redact", "https"}
 LEVEL_1 = {"capture", "inference", "building", "report"}
 LEVEL_2 = {"pipeline", "snapshot", "metrics", "status"}
-LEVEL_3 = {"view", "supervisor"}
+LEVEL_3 = {"view", "assembly", "supervisor"}
 # Level 2 may know the seams of level 1, never an implementation.
 SEAMS = {"agent.capture.source", "agent.inference.engine"}
 # Foreign modules that only these files may import.

@@ -88,7 +88,7 @@ class FolderSource:
             raise self._error(f"folder {self._folder}: none of its {len(self._pictures)} pictures can be read",
                               "check the files and their modes")
         if not self._loop:
-            raise EndOfStreamError(f"folder {self._folder} ended after {self._good} pictures")
+            raise EndOfStreamError(f"folder {self._folder} ended after {self._good} picture(s)")
         self._next = self._good = 0
 
 

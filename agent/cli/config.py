@@ -74,8 +74,7 @@ def _faults(loaded: Config) -> list[AgentError | None]:
             return error
         return None
 
-    folders = recipe_folders([Path(folder) for folder in loaded.engine.recipes])
-    faults = [attempt(find_recipe, loaded.engine.recipe, folders)]
+    faults = [attempt(find_recipe, loaded.engine.recipe, recipe_folders(loaded.own_recipes))]
     for name, source in loaded.source.items():
         faults.append(attempt(check_url, source.url))
         parts = urlsplit(source.url)

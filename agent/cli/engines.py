@@ -38,8 +38,9 @@ def engines() -> None:
 @_options
 def list_(config_path: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """List the recipes and whether their models are ready."""
-    _, folder = _settings(config_path, state_dir)
-    rows = [(recipe, _state(recipe, folder)) for recipe in list_recipes(recipe_folders())]
+    config, folder = _settings(config_path, state_dir)
+    recipes = list_recipes(recipe_folders(config.own_recipes))
+    rows = [(recipe, _state(recipe, folder)) for recipe in recipes]
     if as_json:
         _print_json([{"name": recipe.name, "task": recipe.task, "state": state, "summary": recipe.summary,
                       "licence": recipe.licence, "source": recipe.model.source, "recipe": str(recipe.folder)}
@@ -62,7 +63,7 @@ def fetch(names: tuple[str, ...], all_: bool, config_path: Path | None, state_di
     if bool(names) == all_:
         raise click.UsageError("give either the names of recipes or --all; `vedette engines list` shows them")
     config, folder = _settings(config_path, state_dir)
-    folders = recipe_folders()
+    folders = recipe_folders(config.own_recipes)
     recipes = ([recipe for recipe in list_recipes(folders) if not recipe.needs_model] if all_
                else [find_recipe(name, folders) for name in names])
     done = []
@@ -82,8 +83,8 @@ def fetch(names: tuple[str, ...], all_: bool, config_path: Path | None, state_di
 @_options
 def show(name: str, config_path: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Show the recipe NAME, its model and what is prepared from it."""
-    _, folder = _settings(config_path, state_dir)
-    recipe = find_recipe(name, recipe_folders())
+    config, folder = _settings(config_path, state_dir)
+    recipe = find_recipe(name, recipe_folders(config.own_recipes))
     prepared = prepared_models(recipe, folder)
     if as_json:
         _print_json({

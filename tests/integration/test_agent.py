@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,6 +51,39 @@ def test_it_stops_when_told_and_leaves_word(tmp_path, fresh_state, carphone):
     gone = subprocess.run([sys.executable, "-m", "agent", "status", "-c", str(config)], capture_output=True, text=True, check=False)
     assert gone.returncode == 2
     assert "no agent answers" in gone.stderr
+    assert "stopped in good order" in gone.stderr
+
+
+def test_it_stops_when_told_while_a_model_is_still_on_its_way(tmp_path, carphone):
+    with socket.socket() as mute:  # accepts, and never says a word
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        (tmp_path / "recipes/far").mkdir(parents=True)
+        (tmp_path / "recipes/far/recipe.toml").write_text(f"""
+schema = 1
+name = "far"
+task = "detect"
+summary = "far"
+licence = "none"
+[model]
+source = "https://127.0.0.1:{mute.getsockname()[1]}/model.onnx"
+sha256 = "{'0' * 64}"
+[input]
+size = [64, 64]
+colour = "rgb"
+scale = 1.0
+[head]
+classes = ["a"]
+""")
+        config = write_config(tmp_path, source("car", carphone.as_uri()), f'[engine]\nrecipe = "far"\nrecipes = ["{tmp_path}/recipes"]')
+        with Agent(config) as agent:
+            agent.until(lambda s: s.state == "starting" and s.sources, what="it starts")
+            assert agent.snapshot().exit_code() == 2
+            mute.settimeout(20)
+            connection, _ = mute.accept()
+            with connection:
+                assert agent.stop(timeout_s=10) == 0
+        assert "Traceback" not in agent.said()
 
 
 def test_a_second_agent_on_the_same_state_is_refused(tmp_path, fresh_state, carphone):

@@ -1,0 +1,148 @@
+"""From sections of the configuration to parts that are ready to run; one function a part. Starts nothing."""
+
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from agent import __version__
+from agent.building.prepare import Prepared
+from agent.building.recipe import Recipe, find_recipe, recipe_folders
+from agent.capture.opening import SourceOptions, check_url, open_source
+from agent.capture.reader import Reader, ReaderPolicy
+from agent.capture.source import LatestFrame
+from agent.config import Config, SourceSection, SpoolSection, UpstreamSection
+from agent.errors import ConfigError
+from agent.https import HttpsOptions, open_session
+from agent.inference.engine import Engine
+from agent.inference.heads import HeadConfig, make_head
+from agent.inference.letterbox import Letterbox
+from agent.inference.onnxruntime import OnnxRuntimeEngine
+from agent.meters import Heartbeat, SourceMeter
+from agent.pipeline import Lane, Pace, Pipeline
+from agent.records import Result, SourceChange
+from agent.report.spool import Spool
+from agent.report.upstream import Uploader, UpstreamPolicy
+from agent.secrets import read_secret, secret_path
+
+
+def device_id(config: Config) -> str:
+    """Return the box's name: configured, else derived from the machine id (which itself is not given away)."""
+    if config.device.id:
+        return config.device.id
+    try:
+        machine = Path("/etc/machine-id").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        machine = ""
+    return "box-" + uuid.uuid5(uuid.NAMESPACE_OID, f"vedette:{machine or os.uname().nodename}").hex[:12]
+
+
+def open_state_dir(config: Config) -> Path:
+    """Return the state directory, made and proven to be writable.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    state_dir = config.state_dir
+    probe = state_dir / f".writable.{os.getpid()}"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"state directory {state_dir}: {error.strerror}",
+                          "set [device] state_dir to a directory that this user may write") from error
+    return state_dir
+
+
+def recipe_of(config: Config) -> Recipe:
+    """Return the configured recipe.
+
+    Raises:
+        ConfigError: there is none of that name, or it is faulty.
+    """
+    return find_recipe(config.engine.recipe, recipe_folders(config.own_recipes))
+
+
+def spool(section: SpoolSection, state_dir: Path, heartbeat: Heartbeat) -> Spool:
+    """Open the spool.
+
+    Raises:
+        SpoolError: another agent uses it, or it cannot be opened.
+    """
+    return Spool(state_dir / "spool.sqlite", max_bytes=int(section.max_bytes), commit_events=section.commit_events,
+                 commit_interval_s=section.commit_interval, heartbeat=heartbeat)
+
+
+def source(name: str, section: SourceSection, ready: threading.Condition, on_change: Callable[[SourceChange], None]
+           ) -> tuple[Reader, Lane]:
+    """Return a source's reader and its lane to the loop.
+
+    Raises:
+        ConfigError: its address or its password cannot be used.
+    """
+    check_url(section.url)
+    options = SourceOptions(
+        name=name, url=section.url, username=section.username,
+        password=read_secret(section.password) if section.password else None,
+        read_timeout_s=section.read_timeout, open_timeout_s=section.open_timeout,
+        width=section.width, height=section.height, rate=section.rate)
+    policy = ReaderPolicy(
+        read_timeout_s=section.read_timeout, open_timeout_s=section.open_timeout, retry_max_s=section.retry_max,
+        frozen_after_s=section.frozen_after, black_after_s=section.black_after)
+    slot, meter = LatestFrame(name, ready), SourceMeter()
+    reader = Reader(name, lambda: open_source(options), slot, meter, on_change, policy)
+    return reader, Lane(slot=slot, meter=meter, max_rate=section.max_rate)
+
+
+def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, heartbeat: Heartbeat) -> Uploader | None:
+    """Return the uploader; None without an upstream.
+
+    Raises:
+        ConfigError: a secret it needs is not there.
+    """
+    if section.url is None:
+        return None
+    options = HttpsOptions(
+        ca_file=Path(section.ca_file) if section.ca_file else None,
+        client_cert=Path(section.client_cert) if section.client_cert else None,
+        client_key=secret_path(section.client_key) if section.client_key else None,
+        token=read_secret(section.token) if section.token else None, proxy=section.proxy,
+        connect_timeout_s=section.connect_timeout, read_timeout_s=section.read_timeout)
+    policy = UpstreamPolicy(
+        url=section.url, batch_events=section.batch_events, batch_interval_s=section.batch_interval,
+        retry_min_s=section.retry_min, retry_max_s=section.retry_max, user_agent=f"vedette/{__version__}")
+    return Uploader(events, lambda: open_session(options), policy, stop=stop, heartbeat=heartbeat)
+
+
+def engine(config: Config, recipe: Recipe, prepared: Prepared) -> Engine:
+    """Load and warm the engine.
+
+    Raises:
+        EngineError: it cannot be loaded, is not what was asked for, or its first run fails.
+    """
+    section = config.engine
+    loaded = OnnxRuntimeEngine(
+        prepared.path, name=recipe.name, identity=prepared.identity, model_sha256=prepared.model_sha256,
+        threads=section.threads, provider=section.provider, max_batch=section.max_batch)
+    loaded.warm_up()
+    return loaded
+
+
+def pipeline(config: Config, recipe: Recipe, loaded: Engine, lanes: list[Lane], *, ready: threading.Condition,
+             deliver: Callable[[Result], None], stop: threading.Event) -> Pipeline:
+    """Return the loop.
+
+    Raises:
+        ModelError: no head fits the engine's outputs.
+    """
+    section, spec = config.engine, loaded.spec
+    head = make_head(HeadConfig(
+        kind=recipe.head.kind, classes=len(recipe.classes), score=section.score or recipe.head.score,
+        iou=section.iou or recipe.head.iou, landmarks=recipe.head.landmarks), spec)
+    pace = Pace(rate=config.budget.rate, max_batch=min(section.max_batch, spec.max_batch),
+                batch_deadline_s=section.batch_deadline)
+    return Pipeline(
+        lanes=lanes, ready=ready, engine=loaded, place=Letterbox(spec.height, spec.width, recipe.input.pad).place,
+        head=head, deliver=deliver, pace=pace, stop=stop)
