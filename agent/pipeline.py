@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from agent.records import Canvas, Detections, Frame, Pixels, Placement, Result
 Place = Callable[[Pixels, Pixels], Placement]
 Head = Callable[[Sequence[NDArray[Any]], Sequence[Placement]], Sequence[Detections]]
 _IDLE_S = 0.25
+_ALIVE_NS = 1_000_000_000  # a source that gave no frame for so long is not waited for
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,11 +59,11 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Batch:
-    """A batch on its way through the engine. The pixels stay behind: only their times and places travel."""
+    """A batch that has been through the engine: frames with their skip counts, places on the canvas, raw outputs."""
 
     frames: Sequence[tuple[Frame, int]]
     placements: Sequence[Placement]
-    outputs: Sequence[NDArray[Any]] = field(default=())
+    outputs: Sequence[NDArray[Any]]
 
 
 class Pipeline:
@@ -138,29 +139,44 @@ class Pipeline:
 
     def _take(self) -> Sequence[tuple[Frame, int]]:
         """Wait up to a moment for frames; return (frame, skipped) of the sources that waited longest."""
-        pace, most = self._pace, min(self._pace.max_batch, len(self._batch))
         give_up_ns = time.monotonic_ns() + int(_IDLE_S * 1e9)
         first_ns = 0
         with self._ready:
             while not self._stop.is_set():
                 now_ns = time.monotonic_ns()
-                ripe = [lane for lane in self._lanes if lane.slot.frame is not None and lane.open_ns <= now_ns]
-                if ripe and now_ns >= self._open_ns:
-                    first_ns = first_ns or now_ns
-                    until_ns = first_ns + int(pace.batch_deadline_s * 1e9)
-                    if len(ripe) >= min(most, len(self._lanes)) or now_ns >= until_ns:
-                        ripe.sort(key=lambda lane: lane.slot.last_taken_ns)
-                        taken = [lane.slot.take(now_ns) for lane in ripe[:most]]
-                        self._underway += len(taken)
-                        self._ask(now_ns, len(taken))
-                        return taken
-                else:
-                    until_ns = min((t for t in (self._open_ns, *(lane.open_ns for lane in self._lanes)) if t > now_ns),
-                                   default=give_up_ns)
-                if now_ns >= give_up_ns and not first_ns:
+                ripe = self._ripe(now_ns)
+                first_ns = (first_ns or now_ns) if ripe else 0
+                full_ns = first_ns + int(self._pace.batch_deadline_s * 1e9)
+                if ripe and (len(ripe) >= self._enough(now_ns) or now_ns >= full_ns):
+                    return self._serve(ripe, now_ns)
+                if not ripe and now_ns >= give_up_ns:
                     break
-                self._ready.wait(max(min(until_ns, give_up_ns) - now_ns, 100_000) / 1e9)
+                opening = [t for t in (self._open_ns, *(lane.open_ns for lane in self._lanes)) if t > now_ns]
+                wake_ns = full_ns if ripe else min([*opening, give_up_ns])
+                self._ready.wait((wake_ns - now_ns) / 1e9)
         return []
+
+    def _ripe(self, now_ns: int) -> list[Lane]:
+        """Return the lanes whose frame may be taken now, the one served longest ago first."""
+        if now_ns < self._open_ns:
+            return []
+        ripe = [lane for lane in self._lanes if lane.slot.frame is not None and lane.open_ns <= now_ns]
+        return sorted(ripe, key=lambda lane: lane.slot.last_taken_ns)
+
+    def _enough(self, now_ns: int) -> int:
+        """Return how many frames are worth no more waiting: a full batch, or one of each source that is alive."""
+        alive = sum(now_ns - lane.slot.last_taken_ns < _ALIVE_NS for lane in self._lanes)
+        return max(1, min(self._most, alive))
+
+    @property
+    def _most(self) -> int:
+        return min(self._pace.max_batch, len(self._batch))
+
+    def _serve(self, ripe: Sequence[Lane], now_ns: int) -> Sequence[tuple[Frame, int]]:
+        taken = [lane.slot.take(now_ns) for lane in ripe[:self._most]]
+        self._underway += len(taken)
+        self._ask(now_ns, len(taken))
+        return taken
 
     def _ask(self, now_ns: int, count: int) -> None:
         """Say when the next frames are wanted; call with ``ready`` held.
@@ -172,7 +188,7 @@ class Pipeline:
         period_ns = int(1e9 / pace.rate) if pace.rate else 0
         self._open_ns = max(self._open_ns, now_ns - period_ns) + count * period_ns
         for place, lane in enumerate(sorted(self._lanes, key=lambda lane: lane.slot.last_taken_ns)):
-            free_ns = now_ns + self._call_ns * (1 + place // pace.max_batch)
+            free_ns = now_ns + self._call_ns * (1 + place // self._most)
             wanted_ns = max(free_ns, self._open_ns, lane.open_ns)
             lane.slot.skip_reason = "pace" if wanted_ns > free_ns else "busy"
             lane.slot.want(wanted_ns)

@@ -115,17 +115,39 @@ def test_batches_span_sources_and_do_not_mix_them_up():
     names = list("abcd")
     with Loop(engine, names, max_batch=4, batch_deadline_s=5.0) as loop:
         for value, name in enumerate(names):
-            loop.slots[name].put(frame(name, 0, value=value * 10))
-        gate.release(1)
+            loop.slots[name].put(frame(name, 0, value=value))  # the first may go alone: nobody is known to be alive
+        gate.release(4)
         loop.until(lambda: len(loop.results) == 4)
-    assert len(engine.batches) == 1
-    assert {r.source: round(float(r.detections.scores[0]) * 255) for r in loop.results} == {"a": 0, "b": 10, "c": 20, "d": 30}
+        before = len(engine.batches)
+        for value, name in enumerate(names):
+            loop.slots[name].put(frame(name, 1, value=value * 10))
+        gate.release(4)
+        loop.until(lambda: len(loop.results) == 8)
+    assert engine.batches[before:] == [[0, 10, 20, 30]]
+    assert {r.source: round(float(r.detections.scores[0]) * 255) for r in loop.results[4:]} == {"a": 0, "b": 10, "c": 20, "d": 30}
 
 
 def test_a_batch_that_is_not_full_goes_at_its_deadline():
     with Loop(ScriptedEngine(max_batch=4), ["a", "b"], max_batch=4, batch_deadline_s=0.01) as loop:
-        loop.slots["a"].put(frame("a", 0))
-        loop.until(lambda: len(loop.results) == 1)
+        for name in "ab":
+            loop.slots[name].put(frame(name, 0))
+        loop.until(lambda: len(loop.results) == 2)
+        loop.slots["a"].put(frame("a", 1))  # b is alive and waited for, but not for ever
+        loop.until(lambda: len(loop.results) == 3)
+
+
+def test_a_source_that_dies_while_a_batch_gathers_does_not_hold_the_loop():
+    with Loop(ScriptedEngine(max_batch=4), ["a", "b"], max_batch=4, batch_deadline_s=0.3) as loop:
+        for name in "ab":
+            loop.slots[name].put(frame(name, 0))
+        loop.until(lambda: len(loop.results) == 2)
+        loop.slots["a"].put(frame("a", 1))
+        assert loop.slots["a"].clear()
+        last = loop.pipeline.looking._last
+        loop.until(lambda: loop.pipeline.looking._last > last)
+        loop.slots["b"].put(frame("b", 1))
+        loop.until(lambda: len(loop.results) == 3)
+    assert [(r.source, r.seq) for r in loop.results[2:]] == [("b", 1)]
 
 
 @pytest.mark.parametrize("limit", ["budget", "source"])
