@@ -2,30 +2,31 @@
 
 An unknown key or a bad value is an error that names the file, the key's path, the value and the remedy. Secrets
 never stand in the file: it names where they are (``file:/path`` or ``credential:NAME`` for systemd's LoadCredential).
+What a fault is and how it is told stands in agent/faults.py. Nothing the file names is opened here.
 """
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
 from agent.errors import ConfigError
-from agent.units import Bytes, Celsius, PerSecond, Quantity, Seconds, Watts
+from agent.faults import KEYS, NAME, contradictions, explained, origin_of
+from agent.units import Bytes, Celsius, PerSecond, Seconds, Timeout, Watts, quantity
 
 DEFAULT_PATH = Path("/etc/vedette/config.toml")
-_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **limits)
 
 
-Name = Annotated[str, msgspec.Meta(pattern=_NAME)]
+Name = Annotated[str, msgspec.Meta(pattern=NAME)]
+File = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+\Z")]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
+Canvas = Annotated[list[Annotated[int, msgspec.Meta(ge=32, le=4096)]], msgspec.Meta(min_length=2, max_length=2)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -37,10 +38,10 @@ class Device(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who this box is."""
 
     id: Annotated[Name | None, _doc("Name of the box in every event. Default: derived from /etc/machine-id.")] = None
-    state_dir: Annotated[str, _doc(
+    state_dir: Annotated[File, _doc(
         "Where models, prepared engines and the spool live. `$STATE_DIRECTORY` (set by systemd) wins.")
     ] = "/var/lib/vedette"
-    runtime_dir: Annotated[str, _doc("Where the status socket lives. `$RUNTIME_DIRECTORY` wins.")] = "/run/vedette"
+    runtime_dir: Annotated[File, _doc("Where the status socket lives. `$RUNTIME_DIRECTORY` wins.")] = "/run/vedette"
 
 
 class SourceSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,10 +54,10 @@ class SourceSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "`images:///folder?loop=0&fps=2`. No user or password in it.")]
     username: Annotated[str | None, _doc("User name for the stream.")] = None
     password: Annotated[str | None, _doc("Secret: `file:/path` or `credential:NAME`.")] = None
-    read_timeout: Annotated[Seconds, _doc("A read that takes longer means that the source is down.")] = Seconds(5)
-    open_timeout: Annotated[Seconds, _doc("As long may opening take.")] = Seconds(10)
-    retry_max: Annotated[Seconds, _doc(
-        "Longest wait between two attempts to reconnect (full jitter, doubling from 250ms).")] = Seconds(2)
+    read_timeout: Annotated[Timeout, _doc("A read that takes longer means that the source is down.")] = Timeout(5)
+    open_timeout: Annotated[Timeout, _doc("As long may opening take.")] = Timeout(10)
+    retry_max: Annotated[Timeout, _doc(
+        "Longest wait between two attempts to reconnect (full jitter, doubling from 250ms).")] = Timeout(2)
     frozen_after: Annotated[Seconds, _doc(
         "A live picture that has not changed in a single bit for this long is `frozen`; `0s` switches it off.")
     ] = Seconds(10)
@@ -71,14 +72,14 @@ class EngineSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What looks at the frames."""
 
     recipe: Annotated[Name, _doc("Name of a recipe: `vedette engines list`.")] = "centerface"
-    recipes: Annotated[list[str], _doc(
+    recipes: Annotated[list[File], _doc(
         "Folders with recipes of your own, looked at before /etc/vedette/engines and those that come with vedette.")
     ] = []
     runtime: Annotated[Literal["onnxruntime"], _doc("What runs the model.")] = "onnxruntime"
     provider: Annotated[str | None, _doc(
         "ONNX Runtime execution provider that must be used, e.g. `CUDAExecutionProvider`; it is an error, never a "
         "silent fallback, when it cannot. Default: CPU.")] = None
-    size: Annotated[list[int] | None, _doc("Canvas [height, width] instead of the recipe's, pixels.")] = None
+    size: Annotated[Canvas | None, _doc("Canvas [height, width] instead of the recipe's, 32 to 4096 pixels.")] = None
     threads: Annotated[int, _doc("CPU threads of one engine call; 0 = all cores but one.", ge=0, le=256)] = 0
     max_batch: Annotated[int, _doc("Most frames in one engine call.", ge=1, le=64)] = 1
     batch_deadline: Annotated[Seconds, _doc("A batch not yet full waits this long for more frames.")] = Seconds(5e-3)
@@ -101,34 +102,34 @@ class SpoolSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     commit_events: Annotated[int, _doc("Most events in one commit.", ge=1, le=4096)] = 256
     commit_interval: Annotated[Seconds, _doc(
         "Longest time an event waits for its commit: what a power cut can cost.")] = Seconds(0.25)
-    max_bytes: Annotated[Bytes, _doc("Size of the spool file at most; what does not fit is refused and counted.")
-                         ] = Bytes(512e6)
+    max_bytes: Annotated[Bytes, _doc(
+        "Size of the spool file at most, 1MiB or more; what does not fit is refused and counted.")] = Bytes(512e6)
 
 
 class UpstreamSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The HTTPS receiver. Without `url` events stay in the spool."""
 
     url: Annotated[str | None, _doc("`https://host/path` that takes POSTed CloudEvents batches.")] = None
-    ca_file: Annotated[str | None, _doc(
+    ca_file: Annotated[File | None, _doc(
         "PEM file of the authority that signed the receiver's certificate. Default: the system's.")] = None
-    client_cert: Annotated[str | None, _doc("PEM certificate of this box, for mutual TLS.")] = None
+    client_cert: Annotated[File | None, _doc("PEM certificate of this box, for mutual TLS.")] = None
     client_key: Annotated[str | None, _doc("Secret: its private key, `file:/path` or `credential:NAME`.")] = None
     token: Annotated[str | None, _doc("Secret: bearer token, `file:/path` or `credential:NAME`.")] = None
     proxy: Annotated[str | None, _doc("`http://host:port`. Proxy variables of the environment are not looked at.")
                      ] = None
     batch_events: Annotated[int, _doc("Most events in one request.", ge=1, le=1000)] = 32
     batch_interval: Annotated[Seconds, _doc("A batch that is not full is sent after this long.")] = Seconds(1)
-    connect_timeout: Annotated[Seconds, _doc("To connect, at most.")] = Seconds(10)
-    read_timeout: Annotated[Seconds, _doc("Between two bytes of the answer, at most.")] = Seconds(30)
-    retry_min: Annotated[Seconds, _doc("First wait after a failure (full jitter, doubling).")] = Seconds(1)
-    retry_max: Annotated[Seconds, _doc("Longest wait after a failure.")] = Seconds(300)
+    connect_timeout: Annotated[Timeout, _doc("To connect, at most.")] = Timeout(10)
+    read_timeout: Annotated[Timeout, _doc("Between two bytes of the answer, at most.")] = Timeout(30)
+    retry_min: Annotated[Timeout, _doc("First wait after a failure (full jitter, doubling).")] = Timeout(1)
+    retry_max: Annotated[Timeout, _doc("Longest wait after a failure.")] = Timeout(300)
     drain: Annotated[Seconds, _doc("A stopping agent tries this long to deliver what is committed.")] = Seconds(5)
 
 
 class StatusSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The local status socket."""
 
-    socket: Annotated[str | None, _doc("Path of the unix socket. Default: `status.sock` in the runtime directory.")
+    socket: Annotated[File | None, _doc("Path of the unix socket. Default: `status.sock` in the runtime directory.")
                       ] = None
 
 
@@ -179,23 +180,45 @@ def load(path: Path) -> Config:
     for file in (path, *sorted((path.parent / "conf.d").glob("*.toml"))):
         _lay_over(values, _read_toml(file), file, origin, "")
     try:
-        config = msgspec.convert(values, Config, dec_hook=_quantity)
+        config = msgspec.convert(values, Config, dec_hook=quantity)
     except msgspec.ValidationError as error:
-        raise _explained(error, values, origin, path) from error
-    for key, problem, remedy in _contradictions(config):
-        raise ConfigError(f"{_origin(origin, key, path)}: {key}: {problem}", remedy)
-    return config
+        raise explained(error, values, origin, path, Config) from error
+    for key, problem, remedy in contradictions(config):
+        raise ConfigError(f"{origin_of(key, origin, path)}: {key}: {problem}", remedy)
+    return _rooted(config, path.absolute().parent)
+
+
+def _rooted(config: Config, folder: Path) -> Config:
+    """Return the configuration with its relative paths starting at ``folder``."""
+
+    def file(path: str | None) -> str | None:
+        return None if path is None else str(folder / path)
+
+    def secret(reference: str | None) -> str | None:
+        kind, _, rest = (reference or "").partition(":")
+        return f"file:{folder / rest}" if kind == "file" else reference
+
+    replace = msgspec.structs.replace
+    device, engine, status, upstream = config.device, config.engine, config.status, config.upstream
+    return replace(
+        config,
+        device=replace(device, state_dir=file(device.state_dir), runtime_dir=file(device.runtime_dir)),
+        source={name: replace(source, password=secret(source.password)) for name, source in config.source.items()},
+        engine=replace(engine, recipes=[str(folder / path) for path in engine.recipes]),
+        status=replace(status, socket=file(status.socket)),
+        upstream=replace(upstream, ca_file=file(upstream.ca_file), client_cert=file(upstream.client_cert),
+                         client_key=secret(upstream.client_key), token=secret(upstream.token)))
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
     except FileNotFoundError as error:
-        remedy = "give the right path with --config, or write one: docs/configuration.md"
+        remedy = f"give the right path with --config, or write one; {KEYS}"
         raise ConfigError(f"{file}: no such file", remedy) from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check its owner and mode") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # faulty, no UTF-8, a number of 5000 digits, nested without end
         raise ConfigError(f"{file}: not valid TOML: {error}", "correct that line; strings need quotes") from error
     return loaded
 
@@ -208,104 +231,3 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any], file: Path, origin: 
             _lay_over(base.setdefault(key, {}), value, file, origin, f"{path}.")
         else:
             base[key] = value
-
-
-def _quantity(kind: type, written: object) -> Any:
-    if issubclass(kind, Quantity):
-        return kind.parse(written)
-    raise NotImplementedError(kind)
-
-
-def _origin(origin: Mapping[str, Path], key: str, default: Path) -> Path:
-    """Return the file that set ``key`` or its nearest table."""
-    while key:
-        if key in origin:
-            return origin[key]
-        key = key.rpartition(".")[0]
-    return default
-
-
-def _explained(error: msgspec.ValidationError, values: Mapping[str, Any], origin: Mapping[str, Path], path: Path
-               ) -> ConfigError:
-    text, _, where = str(error).partition(" - at `$")
-    key = re.sub(r"\[\.\.\.\]", "", where.rstrip("`").lstrip("."))
-    key = _full_key(key, values, text)
-    if match := re.search(r"unknown field `(.+?)`", text):
-        key = ".".join(filter(None, (key, match.group(1))))
-        section = _section(key)
-        known = ", ".join(section.__struct_fields__) if section else ""
-        return ConfigError(f"{_origin(origin, key, path)}: {key}: unknown key",
-                           f"remove it or correct its spelling{f'; keys here: {known}' if known else ''}")
-    if match := re.search(r"missing required field `(.+?)`", text):
-        return ConfigError(f"{_origin(origin, key, path)}: {key}.{match.group(1)}: missing",
-                           f"add `{match.group(1)} = …` to [{key}]")
-    value = _lookup(values, key)
-    shown = "" if value is None or isinstance(value, dict) else f" = {value!r}"
-    return ConfigError(f"{_origin(origin, key, path)}: {key}{shown}: {text}", "see docs/configuration.md for this key")
-
-
-def _full_key(key: str, values: Mapping[str, Any], text: str) -> str:
-    """Put the table's name back into ``source..url``: msgspec names no dictionary keys in its paths."""
-    head, gap, tail = key.partition("source")
-    if head or not gap:
-        return key
-    tail = tail.lstrip(".")
-    for name, table in (values.get("source") or {}).items():
-        try:
-            msgspec.convert(table, SourceSection, dec_hook=_quantity)
-        except msgspec.ValidationError as error:
-            if str(error).partition(" - at `$")[0] == text:
-                return ".".join(filter(None, ("source", name, tail)))
-    return key
-
-
-def _lookup(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return None
-        values = values[part]
-    return values
-
-
-def _section(key: str) -> type[msgspec.Struct] | None:
-    parts = key.split(".")
-    if len(parts) == 1:
-        return Config
-    if parts[0] == "source":
-        return SourceSection
-    default = getattr(Config(), parts[0], None)
-    return type(default) if isinstance(default, msgspec.Struct) else None
-
-
-def _contradictions(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, problem, remedy) for what types alone cannot see."""
-    if not config.source:
-        yield "source", "no source is configured", 'add one: [source.door] and url = "rtsp://…"'
-    for name, source in config.source.items():
-        key = f"source.{name}"
-        if not re.match(_NAME, name):
-            yield key, f"{name!r} is no good name", "use lower-case letters, digits, - and _"
-        parts = urlsplit(source.url)
-        if parts.scheme not in {"rtsp", "rtsps", "v4l2", "csi", "file", "images"}:
-            yield f"{key}.url", f"{parts.scheme or 'no'} scheme is not known", (
-                "use rtsp://, v4l2://, csi://, file:// or images://")
-        if "@" in parts.netloc:
-            yield f"{key}.url", "user or password inside the address", (
-                'move them to `username` and `password = "file:/path"` (or "credential:NAME")')
-        yield from _bad_secret(f"{key}.password", source.password)
-    if config.engine.size is not None and (len(config.engine.size) != 2 or min(config.engine.size) < 32):
-        yield "engine.size", f"{config.engine.size} is not [height, width]", "for example size = [320, 320]"
-    upstream = config.upstream
-    if upstream.url is not None and urlsplit(upstream.url).scheme != "https":
-        yield "upstream.url", f"{upstream.url!r} is not https", "reports travel over TLS only: use an https:// address"
-    if (upstream.client_cert is None) != (upstream.client_key is None):
-        yield "upstream.client_cert", "client_cert and client_key go together", "give both or neither"
-    yield from _bad_secret("upstream.client_key", upstream.client_key)
-    yield from _bad_secret("upstream.token", upstream.token)
-
-
-def _bad_secret(key: str, reference: str | None) -> Iterator[tuple[str, str, str]]:
-    if reference is not None and not reference.startswith(("file:/", "credential:")):
-        yield key, "a secret stands in the configuration", (
-            "put it in a file of mode 0400 and write \"file:/path\", or use systemd's LoadCredential and "
-            'write "credential:NAME"')

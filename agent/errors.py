@@ -62,5 +62,9 @@ class SpoolError(AgentError):
     """The durable queue cannot be opened or written."""
 
 
-class UpstreamError(AgentError):
-    """The receiver cannot be reached or refuses; the events stay in the spool."""
+def missing_extra(extra: str) -> str:
+    """Return the remedy for a package that the extra ``extra`` of pyproject.toml brings.
+
+    It names the checkout, never a package index: the name vedette may be a stranger's there.
+    """
+    return f"install vedette with its extra: `pip install -e '.[{extra}]'` in its checkout"

@@ -60,8 +60,10 @@ class Histogram:
         overdue = self._clock() - self._turn_at
         if overdue >= _WINDOW_S:
             return Percentiles(0)
-        windows, longest = (self._now, self._before), max(self._longest)
-        counts = [a + b for a, b in zip(*windows, strict=True)]
+        if overdue >= 0:  # nothing came since the turn was due: the older window has left
+            counts, longest = self._now, self._longest[0]
+        else:
+            counts, longest = [a + b for a, b in zip(self._now, self._before, strict=True)], max(self._longest)
         total = sum(counts)
         if not total:
             return Percentiles(0)
@@ -79,10 +81,7 @@ class Histogram:
 
 
 class Heartbeat:
-    """Proof that a thread goes forward: it beats, and whoever watches reads the age.
-
-    ``idle`` marks a wait that may take for ever by right (no frame to infer, nothing to send).
-    """
+    """Proof that a thread goes forward: it beats, also while it rightly waits, and whoever watches reads the age."""
 
     def __init__(self, name: str, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
@@ -149,7 +148,7 @@ class SourceMeter:
         self.seen_rate.add()
 
     def skip(self, reason: str, count: int = 1) -> None:
-        """Count frames that the engine will never see, by reason (``newer``, ``frozen``, ``black`` …)."""
+        """Count frames that the engine will never see, by reason (``busy``, ``pace``, ``frozen`` …)."""
         with self._lock:
             self._skipped[reason] += count
 

@@ -165,8 +165,7 @@ class Pipeline:
 
     def _enough(self, now_ns: int) -> int:
         """Return how many frames are worth no more waiting: a full batch, or one of each source that is alive."""
-        alive = sum(now_ns - lane.slot.last_taken_ns < _ALIVE_NS for lane in self._lanes)
-        return max(1, min(self._most, alive))
+        return max(1, min(self._most, sum(_alive(lane, now_ns) for lane in self._lanes)))
 
     @property
     def _most(self) -> int:
@@ -182,13 +181,18 @@ class Pipeline:
         """Say when the next frames are wanted; call with ``ready`` held.
 
         The source that was served longest ago is next in line, at the end of the engine call that now begins; those
-        behind it one call later for each batch before them.
+        behind it one call later for each batch before them. A source that gives no frames takes no place in the line:
+        its first one is welcome at once.
         """
         pace = self._pace
         period_ns = int(1e9 / pace.rate) if pace.rate else 0
         self._open_ns = max(self._open_ns, now_ns - period_ns) + count * period_ns
-        for place, lane in enumerate(sorted(self._lanes, key=lambda lane: lane.slot.last_taken_ns)):
-            free_ns = now_ns + self._call_ns * (1 + place // self._most)
+        place = 0
+        for lane in sorted(self._lanes, key=lambda lane: lane.slot.last_taken_ns):
+            free_ns = now_ns + self._call_ns
+            if _alive(lane, now_ns):
+                free_ns += self._call_ns * (place // self._most)
+                place += 1
             wanted_ns = max(free_ns, self._open_ns, lane.open_ns)
             lane.slot.skip_reason = "pace" if wanted_ns > free_ns else "busy"
             lane.slot.want(wanted_ns)
@@ -239,3 +243,8 @@ class Pipeline:
         self.stages["report"].record((time.monotonic_ns() - decoded_ns) / 1e9)
         with self._ready:
             self._underway -= len(batch.frames)
+
+
+def _alive(lane: Lane, now_ns: int) -> bool:
+    """Tell whether a source gives frames: one waits, or one was taken not long ago. Call with ``ready`` held."""
+    return lane.slot.frame is not None or now_ns - lane.slot.last_taken_ns < _ALIVE_NS

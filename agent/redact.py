@@ -10,8 +10,10 @@ HIDDEN = "***"
 
 # A password typed raw may hold "/", "?", blanks and even "@": only the last "@" of the line surely ends it.
 _LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\n]*@")
-# Raw values may hold "&" too, so everything up to the next blank goes.
-_QUERY = re.compile(r"([?&;][\w.-]*(?:token|pass|pwd|key|auth|secret|credential|signature)[\w.-]*=)\S+", re.IGNORECASE)
+# Raw values may hold "&" too, so everything up to the next blank goes. Some cameras take a login in the path:
+# rtsp://cam/user=admin_password=…_channel=1.
+_QUERY = re.compile(
+    r"([?&;/][\w.=-]*(?:token|pass|pwd|key|auth|secret|credential|signature)[\w.-]*=)\S+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:

@@ -34,8 +34,10 @@ def read_secret(reference: str) -> str:
     path = secret_path(reference)
     try:
         secret = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"secret {path}: {error}", "create it, readable by the agent's user only") from error
+    except OSError as error:
+        raise ConfigError(f"secret {path}: {error.strerror}", "create it, readable by the agent's user only") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"secret {path}: not UTF-8 text", "write the secret into it as text") from error
     if not secret:
         raise ConfigError(f"secret {path} is empty", "write the secret into it")
     return secret

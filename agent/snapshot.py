@@ -26,6 +26,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     processed: int
     skipped: dict[str, int]
     reconnects: int
+    hung: int
     seen_rate: float
     processed_rate: float
 
@@ -59,14 +60,20 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
-    """The durable queue. ``refused`` counts events that were lost for want of room, by reason."""
+    """The durable queue.
+
+    ``pending`` events wait in memory for their commit; ``failed_commits`` were put off because the disk was full;
+    ``refused`` counts events that were lost for want of room, by reason.
+    """
 
     depth: int
+    pending: int
     bytes: int
     oldest_age_s: float | None
     appended: int
     committed: int
     acked: int
+    failed_commits: int
     refused: dict[str, int]
 
 
@@ -101,6 +108,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     pid: int
     state: str
+    doing: str
     ready: bool
     uptime_s: float
     first_result_s: float | None
@@ -115,7 +123,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     heartbeats: dict[str, float]
 
     def exit_code(self) -> int:
-        """Return 0 (well), 1 (degraded) or 2 (down)."""
+        """Return 0 (well), 1 (degraded) or 2 (down: it does not run, or sees nothing at all)."""
         if not self.ready or self.state not in {"running", "degraded"}:
             return EXIT_DOWN
         return EXIT_DEGRADED if self.problems else EXIT_OK

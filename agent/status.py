@@ -19,8 +19,12 @@ from agent.metrics import prometheus
 from agent.snapshot import Snapshot
 
 _LOG = logging.getLogger(__name__)
+CLIENT_THREAD = "status-client"
 _MOST_CLIENTS = 8
 _CLIENT_TIMEOUT_S = 2.0
+_UNAVAILABLE = 503
+_BUSY = b"busy with others who ask\n"
+_ASK_AGAIN = "ask again; if it stays so, `journalctl -u vedette` says why"
 
 
 class StatusServer:
@@ -50,9 +54,11 @@ class StatusServer:
             except OSError:
                 return
             if not self._places.acquire(blocking=False):
-                client.close()
+                with client, contextlib.suppress(OSError):
+                    client.settimeout(0)
+                    client.send(b"HTTP/1.0 503 Service Unavailable\r\n\r\n" + _BUSY)
                 continue
-            threading.Thread(target=self._answer, args=(client,), name="status-client", daemon=True).start()
+            threading.Thread(target=self._answer, args=(client,), name=CLIENT_THREAD, daemon=True).start()
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -97,8 +103,10 @@ def _listen(path: Path) -> socket.socket:
         raise ConfigError(f"status socket {path}: longer than 107 bytes", "set [status] socket to a shorter path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _answered(path):
-            raise ConfigError(f"status socket {path}: another agent answers on it", "stop that one first, or " + remedy)
+        if path.exists() and not path.is_socket():
+            raise ConfigError(f"status socket {path}: something else has that name", remedy)
+        if _listened_on(path):
+            raise ConfigError(f"status socket {path}: another agent listens on it", "stop that one first, or " + remedy)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(os.fspath(path))
@@ -109,11 +117,16 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _answered(path: Path) -> bool:
-    try:
-        ask(path, "/health/live")
-    except AgentError:
-        return False
+def _listened_on(path: Path) -> bool:
+    """Tell whether a process holds the socket, even one that hangs; only a refused connection proves that none does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_CLIENT_TIMEOUT_S)
+        try:
+            client.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except TimeoutError:
+            return True
     return True
 
 
@@ -139,8 +152,12 @@ def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     except TimeoutError as error:
         raise AgentError(f"the agent behind {path} accepts but does not answer within {timeout_s:g} s",
                          "it hangs: `journalctl -u vedette` says where; restart it") from error
+    except (ConnectionResetError, BrokenPipeError) as error:
+        raise AgentError(f"the agent behind {path} closed the connection without an answer", _ASK_AGAIN) from error
     except OSError as error:
         raise AgentError(f"{path}: {error.strerror or error}", remedy) from error
+    if not answer:
+        raise AgentError(f"the agent behind {path} closed the connection without an answer", _ASK_AGAIN)
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[1].isdigit():
@@ -154,7 +171,9 @@ def fetch(path: Path) -> Snapshot:
     Raises:
         AgentError: nobody answers, or it speaks another schema.
     """
-    _, body = ask(path, "/status")
+    code, body = ask(path, "/status")
+    if code == _UNAVAILABLE:
+        raise AgentError(f"the agent behind {path} is busy with {_MOST_CLIENTS} others who ask", _ASK_AGAIN)
     try:
         snapshot = msgspec.json.decode(body, type=Snapshot)
     except msgspec.DecodeError as error:

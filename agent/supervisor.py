@@ -18,7 +18,7 @@ from types import FrameType
 
 import msgspec
 
-from agent import __version__, assembly
+from agent import __version__, assembly, heap
 from agent.atomic import write_atomic
 from agent.building.prepare import Prepared, prepare
 from agent.building.recipe import Recipe
@@ -28,18 +28,19 @@ from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, EXIT_SOFTWARE, Agent
 from agent.inference.engine import Engine
 from agent.meters import Heartbeat
 from agent.pipeline import Lane, Pipeline
-from agent.records import Result, SourceChange
+from agent.records import Result, SourceChange, SourceState
 from agent.report.events import EventFactory
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
 from agent.snapshot import LAST_STATUS, Snapshot
-from agent.status import StatusServer
+from agent.status import CLIENT_THREAD, StatusServer
 from agent.view import View
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
 _STOP_S = 5.0
 _READER_STOP_S = 0.5
+_TROUBLE = {SourceState.DOWN, SourceState.FROZEN, SourceState.BLACK}
 
 
 class Supervisor:
@@ -50,7 +51,9 @@ class Supervisor:
         self._stop = threading.Event()
         self._crash: BaseException | None = None
         self._found: Counter[str] = Counter()
-        self._spooling, self._uploading = Heartbeat("spool", limit_s=60.0), Heartbeat("uploader", limit_s=180.0)
+        one_request_s = config.upstream.connect_timeout + config.upstream.read_timeout
+        self._spooling = Heartbeat("spool", limit_s=60.0)
+        self._uploading = Heartbeat("uploader", limit_s=60.0 + 2 * one_request_s)
         run_id, device = uuid.uuid4().hex, assembly.device_id(config)
         self._events = EventFactory(device, run_id, __version__)
         self.view = View(config, device, run_id, self._found)
@@ -64,8 +67,11 @@ class Supervisor:
         state_dir = assembly.open_state_dir(self._config)
         recipe = assembly.recipe_of(self._config)
         threading.excepthook = self._crashed
+        readers: Mapping[str, Reader] = {}
+        delivered = False
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config.spool, state_dir, self._spooling))
+            (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
             server = StatusServer(self._config.socket_path, self.snapshot, self._alive)
             parts.callback(server.close)
             self._start("status", server.serve)
@@ -80,33 +86,31 @@ class Supervisor:
             self.view.reporting(spool, self._spooling, uploader, self._uploading)
             uploading = self._start("uploader", uploader.run) if uploader else None
 
-            engine = self._load(recipe, self._prepare(recipe, state_dir))
-            parts.callback(engine.close)
-            pipeline = assembly.pipeline(self._config, recipe, engine, lanes, ready=ready, stop=self._stop,
-                                         deliver=self._deliver(recipe, engine, spool))
-            self.view.looking(pipeline, engine)
-            looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
+            engine = self._load_watching(readers, recipe, state_dir)
+            if engine is not None:
+                heap.give_back()
+                parts.callback(engine.close)
+                pipeline = assembly.pipeline(self._config, recipe, engine, lanes, ready=ready, stop=self._stop,
+                                             deliver=self._deliver(recipe, engine, spool))
+                self.view.looking(pipeline, engine)
+                looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
 
-            self._watch(readers, pipeline)
+                self._watch(readers, lambda: self._ended(readers, pipeline))
 
-            self._stop.set()
-            for thread in looking:
-                thread.join(_STOP_S)
+                self._stop.set()
+                for thread in looking:
+                    thread.join(_STOP_S)
             for reader in readers.values():
                 reader.stop(0)
             delivered = self._wind_up(spool, uploader, uploading)
-            self._leave_word(state_dir)
+            if self._crash is None:
+                self._leave_word(state_dir)
         self._raise_crash()
         return self._verdict(readers, delivered)
 
-    def stop(self) -> bool:
-        """End the run; safe from a signal handler and from any thread.
-
-        Returns:
-            True when the run ends by itself now; False when it is still fetching or preparing its model.
-        """
+    def stop(self) -> None:
+        """End the run; safe from a signal handler and from any thread."""
         self._stop.set()
-        return self.view.ready
 
     def snapshot(self) -> Snapshot:
         """Return what ``vedette status`` shows."""
@@ -116,7 +120,8 @@ class Supervisor:
 
     def _sources(self, ready: threading.Condition, spool: Spool) -> tuple[Mapping[str, Reader], list[Lane]]:
         def on_change(change: SourceChange) -> None:
-            _LOG.info("source %s is %s: %s", change.source, change.state, change.reason)
+            level = logging.WARNING if change.state in _TROUBLE else logging.INFO
+            _LOG.log(level, "source %s is %s: %s", change.source, change.state, change.reason)
             spool.append(self._events.source_state(change))
 
         readers, lanes = {}, []
@@ -126,9 +131,23 @@ class Supervisor:
             self.view.watching(name, readers[name], lane.meter)
         return readers, lanes
 
+    def _load_watching(self, readers: Mapping[str, Reader], recipe: Recipe, state_dir: Path) -> Engine | None:
+        """Prepare and load in a thread of its own, so that stopping, hung cameras and defects are seen meanwhile.
+
+        Returns:
+            None when the agent is to stop instead; a download or a child may then go on for a moment, harmlessly.
+        """
+        loaded: list[Engine] = []
+        loader = self._start("loader", lambda: loaded.append(self._load(recipe, self._prepare(recipe, state_dir))))
+        self._watch(readers, lambda: not loader.is_alive())
+        return loaded[0] if loaded else None
+
     def _prepare(self, recipe: Recipe, state_dir: Path) -> Prepared:
         size = self._config.engine.size
-        return prepare(recipe, size=(size[0], size[1]) if size else None, state_dir=state_dir)
+        return prepare(recipe, size=(size[0], size[1]) if size else None, state_dir=state_dir, stage=self._doing)
+
+    def _doing(self, what: str) -> None:
+        self.view.doing = what
 
     def _load(self, recipe: Recipe, prepared: Prepared) -> Engine:
         return assembly.engine(self._config, recipe, prepared)
@@ -151,12 +170,17 @@ class Supervisor:
         return thread
 
     def _crashed(self, args: threading.ExceptHookArgs) -> None:
-        """Take the exception that ended a thread, keep the first, and stop everything."""
-        self._crash = self._crash or args.exc_value
+        """Take the exception that ended a thread, keep the first, and stop everything.
+
+        A defect in answering a question about the agent is told, and does not end the agent.
+        """
+        name = args.thread.name if args.thread else "?"
         if not isinstance(args.exc_value, AgentError):
-            _LOG.critical("thread %s ended by a defect", args.thread.name if args.thread else "?",
+            _LOG.critical("thread %s ended by a defect", name,
                           exc_info=(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback))
-        self._stop.set()
+        if name != CLIENT_THREAD:
+            self._crash = self._crash or args.exc_value
+            self._stop.set()
 
     def _raise_crash(self) -> None:
         if isinstance(self._crash, AgentError):
@@ -167,25 +191,31 @@ class Supervisor:
     def _alive(self) -> bool:
         return self._crash is None and all(beat.fresh() for beat in self.view.heartbeats())
 
-    def _watch(self, readers: Mapping[str, Reader], pipeline: Pipeline) -> None:
-        """Replace hung readers and wait for the end: a signal, a defect, or no source left to read."""
-        while not self._stop.wait(_TICK_S):
+    def _watch(self, readers: Mapping[str, Reader], done: Callable[[], bool]) -> None:
+        """Replace hung readers until ``done``, or until a signal or a defect stops the agent."""
+        while not done() and not self._stop.wait(_TICK_S):
             for reader in readers.values():
                 reader.check()
-            if all(reader.status().finished for reader in readers.values()) and pipeline.idle():
-                _LOG.info("all sources have ended")
-                return
+
+    def _ended(self, readers: Mapping[str, Reader], pipeline: Pipeline) -> bool:
+        ended = all(reader.status().finished for reader in readers.values()) and pipeline.idle()
+        if ended:
+            _LOG.info("all sources have ended")
+        return ended
 
     # Ending ---------------------------------------------------------------------------------------------------
 
     def _wind_up(self, spool: Spool, uploader: Uploader | None, uploading: threading.Thread | None) -> bool:
         """Commit what is found and give the upstream a last chance; tell whether nothing is left to send."""
-        spool.flush(_STOP_S)
+        whole = spool.flush(_STOP_S) and not spool.stats().refused
+        if not whole:
+            _LOG.error("events are lost: %d refused, %d could not be committed", sum(spool.stats().refused.values()),
+                       spool.stats().pending)
         if uploader is None or uploading is None:
-            return True
+            return whole
         uploading.join(_STOP_S)
         if uploader.drain(self._config.upstream.drain):
-            return True
+            return whole
         _LOG.warning("%d events are not delivered; they stay in the spool and go out after the next start (%s)",
                      spool.stats().depth, uploader.status().reason)
         return False
@@ -201,6 +231,7 @@ class Supervisor:
         statuses = [reader.status() for reader in readers.values()]
         failed = sum(status.failed for status in statuses)
         if failed and failed == len(statuses):
+            _LOG.error("no source could be read")
             return EXIT_DOWN
         return EXIT_DEGRADED if failed or not delivered else EXIT_OK
 
@@ -215,12 +246,20 @@ def run(config: Config) -> int:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         _LOG.info("stopping: %s", signal.Signals(number).name)
-        if not supervisor.stop():
-            raise SystemExit(EXIT_OK)  # unwinds a download or a child that prepares the model
+        supervisor.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     began = time.monotonic()
-    code = supervisor.run()
+    try:
+        code = supervisor.run()
+    except AgentError:
+        raise
+    except Exception as error:
+        _LOG.critical("ended by a defect", exc_info=error)
+        raise SystemExit(EXIT_SOFTWARE) from error
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it ends already
     _LOG.info("stopped after %.1f s", time.monotonic() - began)
     return code

@@ -46,6 +46,7 @@ class View:
         self._reporting: list[Heartbeat] = []
         self._engine: tuple[Engine, float] | None = None
         self._pipeline: Pipeline | None = None
+        self.doing = "starting"
 
     def watching(self, name: str, reader: Reader, meter: SourceMeter) -> None:
         """Learn of a source."""
@@ -58,7 +59,7 @@ class View:
 
     def looking(self, pipeline: Pipeline, engine: Engine) -> None:
         """Learn that the engine is loaded and warmed: from now on the agent is ready."""
-        self._pipeline, self._engine = pipeline, (engine, time.monotonic())
+        self._pipeline, self._engine, self.doing = pipeline, (engine, time.monotonic()), ""
 
     def saw(self, _result: Result) -> None:
         """Learn of a result; only the first one matters here."""
@@ -82,10 +83,12 @@ class View:
         sources = [self._source(name) for name in list(self._sources)]
         upstream, spool = self._upstream(), self._spool_view()
         problems = list(self._problems(sources, upstream, spool))
-        state = "stopping" if stopping else "starting" if not self.ready else "degraded" if problems else "running"
+        blind = bool(sources) and all(source.state == SourceState.DOWN for source in sources)
+        state = ("stopping" if stopping else "starting" if not self.ready else "down" if blind
+                 else "degraded" if problems else "running")
         return Snapshot(
             schema=SCHEMA, version=__version__, device=self._device, run_id=self._run_id, pid=os.getpid(), state=state,
-            ready=self.ready and not stopping, uptime_s=time.monotonic() - self._born,
+            doing=self.doing, ready=self.ready and not stopping, uptime_s=time.monotonic() - self._born,
             first_result_s=self._first_result_s, problems=problems, sources=sources,
             stages={name: _stage(histogram) for name, histogram in self._stages().items()},
             engine=self._engine_view(), found=dict(self._found), spool=spool, upstream=upstream,
@@ -100,8 +103,8 @@ class View:
         return SourceView(
             name=name, url=redact(self._config.source[name].url), state=str(status.state), reason=status.reason,
             since_s=time.monotonic() - status.since_s, last_frame_age_s=status.last_frame_age_s,
-            width=status.width, height=status.height,
-            seen=meter.seen, processed=meter.processed, skipped=meter.skipped(), reconnects=meter.reconnects,
+            width=status.width, height=status.height, hung=status.hung, reconnects=meter.reconnects,
+            seen=meter.seen, processed=meter.processed, skipped=meter.skipped(),
             seen_rate=meter.seen_rate.per_second(), processed_rate=meter.processed_rate.per_second())
 
     def _engine_view(self) -> EngineView | None:
@@ -119,8 +122,9 @@ class View:
             return None
         stats = self._spool.stats()
         return SpoolView(
-            depth=stats.depth, bytes=stats.bytes, oldest_age_s=stats.oldest_age_s, appended=stats.appended,
-            committed=stats.committed, acked=stats.acked, refused=dict(stats.refused))
+            depth=stats.depth, pending=stats.pending, bytes=stats.bytes, oldest_age_s=stats.oldest_age_s,
+            appended=stats.appended, committed=stats.committed, acked=stats.acked,
+            failed_commits=stats.failed_commits, refused=dict(stats.refused))
 
     def _upstream(self) -> UpstreamView | None:
         if not self._uploader:
@@ -134,11 +138,14 @@ class View:
     def _budget(self) -> dict[str, LimitView]:
         section = self._config.budget
         rate = sum(meter.processed_rate.per_second() for _, meter in list(self._sources.values()))
-        return {
-            "rate": LimitView(limit=section.rate, reading=rate, unit="frames/s", enforced=True),
-            "memory": LimitView(limit=section.memory, reading=_resident_bytes(), unit="bytes", enforced=False),
-            "watts": LimitView(limit=section.watts, reading=None, unit="W", enforced=False),
-            "celsius": LimitView(limit=section.celsius, reading=None, unit="C", enforced=False)}
+
+        def view(limit: float | None, reading: float | None, unit: str, enforced: bool = False) -> LimitView:
+            return LimitView(limit=None if limit is None else float(limit), reading=reading, unit=unit,
+                             enforced=enforced)
+
+        return {"rate": view(section.rate, rate, "frames/s", enforced=True),
+                "memory": view(section.memory, _resident_bytes(), "bytes"),
+                "watts": view(section.watts, None, "W"), "celsius": view(section.celsius, None, "C")}
 
     def _problems(self, sources: list[SourceView], upstream: UpstreamView | None, spool: SpoolView | None
                   ) -> Iterator[str]:
@@ -147,6 +154,8 @@ class View:
                 yield f"source {source.name} is {source.state}: {source.reason}"
         if upstream and upstream.state in {"retrying", "holding"}:
             yield f"upstream is {upstream.state}: {upstream.reason}"
+        if spool and self._spool and self._spool.stuck:
+            yield f"the spool cannot be written, the disk is full: {spool.pending} events wait in memory"
         if spool:
             for why, count in spool.refused.items():
                 yield f"{count} events were refused by the spool: {why}"

@@ -23,7 +23,7 @@ from agent.inference.letterbox import Letterbox
 from agent.inference.onnxruntime import OnnxRuntimeEngine
 from agent.records import Pixels
 from agent.supervisor import Supervisor
-from bench.media import bunny, camera_clip, detector
+from bench.media import bunny, camera_clip, detector, receiving
 from bench.row import Row
 
 
@@ -62,10 +62,10 @@ class MeasuredSupervisor(Supervisor):
 
 
 class Measured:
-    """One run of the agent for ``seconds``; figures leave out the first fifth."""
+    """One run of the agent for ``seconds``, delivering to a receiver; figures leave out the first fifth."""
 
     def __init__(self, size: int, urls: Sequence[str], seconds: float) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, receiving(Path(folder, "up")) as upstream:
             path = Path(folder, "config.toml")
             path.write_text(f"""
 [device]
@@ -75,8 +75,7 @@ runtime_dir = "{folder}"
 recipe = "bench{size}"
 recipes = ["{detector(size)}"]
 threads = 1
-[spool]
-max_bytes = "64MB"
+{upstream}
 """ + "".join(f'[source.s{i}]\nurl = "{url}"\nfrozen_after = "0s"\n' for i, url in enumerate(urls)), "utf-8")
             agent = MeasuredSupervisor(load(path))
             thread = threading.Thread(target=agent.run)

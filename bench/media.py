@@ -1,5 +1,9 @@
 """What the benches run on: clips from PyPI packages and a generated detector. Kept in .cache/bench."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,19 @@ def camera_clip() -> Path:
         writer.release()
         part.rename(path)
     return path
+
+
+@contextmanager
+def receiving(folder: Path) -> Iterator[str]:
+    """Run a receiver as a process of its own; yield the configuration that makes an agent deliver to it."""
+    command = [sys.executable, "-u", "-m", "agent", "receiver", "--listen", "127.0.0.1:0", "--folder", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[1]
+        try:
+            yield f'[upstream]\nurl = "{url}"\nca_file = "{folder}/ca.pem"\n'
+        finally:
+            process.terminate()
 
 
 def detector(size: int) -> Path:

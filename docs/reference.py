@@ -7,18 +7,26 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from agent.config import Config, SourceSection
-from agent.units import Quantity
+from agent.units import PerSecond, Quantity
 
 _HEAD = """\
 # Configuration
 
 One TOML file, by default `/etc/vedette/config.toml`; the files of `conf.d/*.toml` beside it are laid over it in the
 order of their names, key by key. An unknown key or a bad value is an error (exit code 78) that names file, key, value
-and remedy. `vedette config check` also looks at what the file names (recipe, files, secrets); `vedette config show`
-prints what it comes to with all defaults.
+and remedy. `vedette config check` also finds what `vedette run` would refuse later (recipe, model, provider, files,
+secrets, directories), without a network; `vedette config show` prints what it comes to with all defaults, addresses
+without what is secret in them.
 
-Quantities carry their unit: `"250ms"`, `"10s"`, `"600MB"`, `"9W"`, `"85C"`, `"10fps"`. Secrets never stand in the file:
-write `"file:/path"` (mode 0400) or `"credential:NAME"` (systemd's `LoadCredential`).
+Quantities carry their unit: `"250ms"`, `"10s"`, `"600MB"`, `"9W"`, `"85C"`, `"10fps"`. A rate, a power and an amount of
+bytes are more than 0: leave a limit out for no limit. A timeout is more than 0 and at most `"10min"`.
+
+A relative path starts at the folder of the main file, `config.toml`, even if it stands in `conf.d`: keep certificates,
+secrets and recipes beside it (`ca_file = "ca.pem"`, `recipes = ["recipes"]`). Only the address of a source
+(`file:///…`) is always absolute.
+
+Secrets never stand in the file: write `"file:/path"` (mode 0400) or `"credential:NAME"` (systemd's `LoadCredential`).
+An `@` in any address is refused, as a login may hide before it; one that is meant is written `%40`.
 
 The smallest useful file:
 
@@ -48,7 +56,8 @@ def _kind(hint: Any) -> str:
     if origin is list:
         return f"list of {_kind(inner[0])}"
     if isinstance(hint, type) and issubclass(hint, Quantity):
-        return f'{hint.__name__.lower()}, like `"{hint.example}"`'
+        name = "rate" if hint is PerSecond else hint.__name__.lower()
+        return f'{name}, like `"{hint.example}"`'
     return {str: "text", int: "whole number", float: "number"}.get(hint, str(hint))
 
 
@@ -57,6 +66,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         return "**required**"
     if field.default is None:
         return "not set"
+    if field.default is msgspec.NODEFAULT:
+        return f"`{field.default_factory()}`"
     return f'`"{field.default}"`' if isinstance(field.default, (str, Quantity)) else f"`{field.default}`"
 
 

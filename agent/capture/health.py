@@ -78,6 +78,14 @@ class PictureHealth:
         self._size: tuple[int, int] | None = None
         self._offset_s: float | None = None
 
+    def begin(self) -> None:
+        """Start the times of repetition and blackness anew, because the source was opened anew.
+
+        Size and clock are still compared with those of the last picture before.
+        """
+        self._signature = Signature()
+        self._black_since_s = None
+
     def look(self, pixels: Pixels, now_s: float, wall_s: float, *, live: bool = True) -> Verdict:
         """Judge a picture.
 

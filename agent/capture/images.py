@@ -16,6 +16,9 @@ from agent.records import Pixels
 cv2 = load_cv2()
 
 _log = logging.getLogger(__name__)
+# Path and time of change of the bad pictures in the log: a loop passes them over again and again, and opens the folder
+# anew when none is good. Kept for the process, one entry a picture.
+_told: dict[Path, int | None] = {}
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
@@ -55,7 +58,7 @@ class FolderSource:
             try:
                 self._held = _read(self._pictures[index])
             except SourceError as error:
-                _log.warning("%s; passed over", error.what)
+                _tell_once(self._pictures[index], error.what)
                 continue
             self._good += 1
             return index
@@ -90,6 +93,17 @@ class FolderSource:
         if not self._loop:
             raise EndOfStreamError(f"folder {self._folder} ended after {self._good} picture(s)")
         self._next = self._good = 0
+
+
+def _tell_once(path: Path, what: str) -> None:
+    """Log what is wrong with a picture, unless that was done since it last changed."""
+    try:
+        changed: int | None = path.stat().st_mtime_ns
+    except OSError:
+        changed = None
+    if path not in _told or _told[path] != changed:
+        _told[path] = changed
+        _log.warning("%s; passed over", what)
 
 
 def _read(path: Path) -> Pixels:

@@ -6,7 +6,7 @@ What went wrong with a source is said by the errors of this package instead.
 import os
 from typing import Any
 
-from agent.errors import SourceError
+from agent.errors import SourceError, missing_extra
 
 _FFMPEG_SAYS_NOTHING = "-8"  # AV_LOG_QUIET; FFmpeg's default prints whole addresses, login included
 
@@ -24,7 +24,7 @@ def load_cv2() -> Any:
         import cv2  # noqa: PLC0415  (the two lines above must run before its first use)
     except ImportError as error:
         raise SourceError(f"OpenCV cannot be loaded: {error}",
-                          "on a Jetson install the system's python3-opencv, elsewhere pip install 'vedette[cpu]'"
+                          "on a Jetson install the system's python3-opencv, elsewhere " + missing_extra("cpu")
                           ) from error
     logging = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # 4.6 has the first, 4.14 the second
     logging.setLogLevel(0)  # LOG_LEVEL_SILENT

@@ -22,6 +22,9 @@ from agent.redact import redact
 
 _FIRST_RETRY_S = 0.25
 _GRACE_S = 1.0
+_STEADY_S = 10.0
+"""Frames must have come this long before an opening counts as good. A camera that gives a few frames and dies would
+else be opened every quarter of a second for ever, with two events each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,7 @@ class Reader:
             with watch.call("opening", self._policy.open_timeout_s + _GRACE_S):
                 source = self._opener()
                 session = Session(source, self._slot, watch, self._policy.read_timeout_s + _GRACE_S, self._clock)
+            self._health.begin()
             while self._goes_on(watch):
                 self._step(session)
         except AgentError as error:
@@ -229,11 +233,11 @@ class Reader:
         session.handed_over()
 
     def _saw(self, session: Session, now_s: float) -> None:
-        """Count a grabbed frame; the first of a session proves that opening went well."""
+        """Count a grabbed frame; once they have come for a while, the next wait is a short one again."""
         session.watch.holds_frame = True
-        if session.frames == 1:
-            if self._last_frame_s is not None:
-                self._meter.reconnects += 1
+        if session.frames == 1 and self._last_frame_s is not None:
+            self._meter.reconnects += 1
+        if session.lasted_s >= _STEADY_S:
             self._retry.reset()
         self._seq += 1
         self._meter.saw()

@@ -72,17 +72,26 @@ class CallWatch:
 
 
 class Session:
-    """An open source with its watch."""
+    """An open source with its watch.
+
+    Attributes:
+        live: See :class:`agent.capture.source.Source`.
+        watch: Times the calls.
+        frames: Grabbed so far.
+        lasted_s: From the first grabbed frame to the newest, seconds.
+    """
 
     def __init__(self, source: Source, slot: LatestFrame, watch: CallWatch, limit_s: float,
                  clock: Callable[[], float]) -> None:
         self.live = source.live
         self.watch = watch
         self.frames = 0
+        self.lasted_s = 0.0
         self._source = source
         self._slot = slot
         self._limit_s = limit_s
         self._clock = clock
+        self._first_s: float | None = None
         self._last_s: float | None = None
         self._interval_s = 0.0
         self._lead_s = 0.0
@@ -100,7 +109,8 @@ class Session:
         now_s = self._clock()
         if self._last_s is not None:
             self._interval_s = _mean(self._interval_s, now_s - self._last_s)
-        self._last_s = now_s
+        self._first_s, self._last_s = now_s if self._first_s is None else self._first_s, now_s
+        self.lasted_s = now_s - self._first_s
         self.frames += 1
         return index
 

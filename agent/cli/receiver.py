@@ -7,6 +7,8 @@ all ids in memory.
 
 import gzip
 import io
+import logging
+import socket
 import ssl
 import threading
 import zlib
@@ -21,10 +23,12 @@ import click
 import msgspec
 
 from agent.atomic import write_atomic
-from agent.errors import ConfigError
+from agent.errors import ConfigError, missing_extra
 
+_LOG = logging.getLogger(__name__)
 _BODY_BYTES = 16 * 1024 * 1024
 _STALL_S = 30
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +54,9 @@ def make_certificates(folder: Path, host: str = "127.0.0.1") -> Certificates:
         import trustme
     except ImportError as error:
         raise ConfigError("trustme is not installed, so no certificates can be made",
-                          'pip install "vedette[fleet]"') from error
+                          missing_extra("fleet")) from error
     authority = trustme.CA()
-    server = authority.issue_cert(*dict.fromkeys((host, "127.0.0.1", "localhost")))
+    server = authority.issue_cert(*dict.fromkeys((host, "127.0.0.1", "::1", "localhost")))
     write_atomic(made.ca_file, authority.cert_pem.bytes())
     write_atomic(made.server_cert, b"".join(part.bytes() for part in server.cert_chain_pems))
     write_atomic(made.server_key, server.private_key_pem.bytes(), 0o600)
@@ -70,8 +74,9 @@ class Receiver(AbstractContextManager["Receiver"]):
     """A running receiver; it listens when the constructor returns, and until its ``with`` block is left.
 
     Args:
-        folder: Gets ``events.ndjson`` and, when ``certificates`` is None, the certificates.
-        host: Address to listen on.
+        folder: Gets ``events.ndjson`` and, when ``certificates`` is None, the certificates. A line that is no event
+            (a crash cut it short, say) is moved to ``events.ndjson.bad``.
+        host: Address to listen on, IPv4 or IPv6.
         port: 0 takes a free one.
         certificates: Who it says it is.
         client_ca: Authority that clients' certificates must come from; None asks for none.
@@ -90,19 +95,21 @@ class Receiver(AbstractContextManager["Receiver"]):
 
     def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 0,
                  certificates: Certificates | None = None, client_ca: Path | None = None) -> None:
+        folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         self.certificates = certificates or make_certificates(folder, host)
         self.file = folder / "events.ndjson"
         self.duplicates = 0
         self.batches: list[str] = []
         self._lock = threading.Lock()
+        _set_damage_aside(self.file)
         self._ids = {event["id"] for event in self.events()}
         context = self._context(client_ca)
-        self._server = _Server((host, port), _handler(self))
+        self._server = (_Server6 if ":" in host else _Server)((host, port), _handler(self))
         # The handshake happens in the connection's own thread, not in the one that accepts.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.url = f"https://{host}:{self._server.server_address[1]}/"
+        self.url = f"https://{f'[{host}]' if ':' in host else host}:{self._server.server_address[1]}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True)
         self._thread.start()
 
@@ -121,9 +128,9 @@ class Receiver(AbstractContextManager["Receiver"]):
 
     def events(self) -> list[dict[str, Any]]:
         """Return all stored events, oldest first."""
-        if not self.file.exists():
-            return []
-        return [msgspec.json.decode(line) for line in self.file.read_bytes().splitlines()]
+        with self._lock:  # never half of what is being written
+            text = self.file.read_bytes() if self.file.exists() else b""
+        return [msgspec.json.decode(line) for line in text.splitlines()]
 
     def store(self, body: bytes, key: str) -> HTTPStatus:
         """Store a decoded body and return the status to answer."""
@@ -134,7 +141,8 @@ class Receiver(AbstractContextManager["Receiver"]):
             return HTTPStatus.BAD_REQUEST
         with self._lock:
             self.batches.append(key)
-            fresh = {name: bytes(raw) for name, raw in zip(ids, raws, strict=True) if name not in self._ids}
+            fresh = {name: msgspec.json.format(bytes(raw), indent=-1)  # however it came, it becomes one line
+                     for name, raw in zip(ids, raws, strict=True) if name not in self._ids}
             self.duplicates += len(ids) - len(fresh)
             with self.file.open("ab") as lines:
                 lines.writelines(raw + b"\n" for raw in fresh.values())
@@ -161,11 +169,37 @@ class Receiver(AbstractContextManager["Receiver"]):
         self.close()
 
 
+def _set_damage_aside(file: Path) -> None:
+    """Move the lines of ``file`` that are no events to ``<file>.bad``, and end the last one."""
+    if not file.exists():
+        return
+    text = file.read_bytes()
+    whole, damaged = [], []
+    for line in text.splitlines():
+        try:
+            msgspec.json.decode(line, type=Envelope)
+        except msgspec.DecodeError:
+            damaged.append(line + b"\n")
+        else:
+            whole.append(line + b"\n")
+    if damaged:
+        aside = file.with_name(f"{file.name}.bad")
+        with aside.open("ab") as lines:
+            lines.writelines(damaged)
+        _LOG.warning("%s: %d damaged line(s), set aside in %s", file, len(damaged), aside)
+    if (mended := b"".join(whole)) != text:
+        write_atomic(file, mended)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a client that went away or does not trust us is its own concern."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
@@ -206,10 +240,10 @@ def _decoded(body: bytes, encoding: str) -> bytes | None:
 def receiver(listen: str, folder: Path) -> None:
     """Take events over HTTPS and write them to a file, one a line, until Ctrl-C. For trying things out only."""
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise click.BadParameter(f"{listen!r} is not HOST:PORT with a port of 0 to {_LAST_PORT}", param_hint="--listen")
     try:
-        running = Receiver(folder, host, int(port))
+        running = Receiver(folder, host.removeprefix("[").removesuffix("]"), int(port))
     except OSError as error:
         raise click.ClickException(f"cannot listen on {listen} or write to {folder}: {error}") from error
     click.echo(f"url     {running.url}\nca_file {running.certificates.ca_file}\nevents  {running.file}")

@@ -1,15 +1,13 @@
 """``vedette run``: the service itself, in the foreground."""
 
-import ctypes
 import logging
 from pathlib import Path
 
 import click
 
+from agent import heap
 from agent.cli.options import config_option
 from agent.config import load
-
-_M_ARENA_MAX = -8  # malloc.h of glibc
 
 
 @click.command()
@@ -22,18 +20,7 @@ def run(config_path: Path) -> int:
     """
     config = load(config_path)
     logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    _keep_one_heap()
+    heap.keep_one()
     from agent.supervisor import run as run_agent
 
     return run_agent(config)
-
-
-def _keep_one_heap() -> None:
-    """Let all threads share one heap.
-
-    glibc gives each thread its own, and frames made in one and freed in another leave holes in all of them: 5 to 13 MB
-    more at 640 pixels, for no speed that could be measured.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)

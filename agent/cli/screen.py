@@ -1,10 +1,14 @@
 """One snapshot as a screen for people. ``unknown`` where a value is not known; never a made-up 0."""
 
+import io
+from collections.abc import Collection, Mapping
+
+import click
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.snapshot import Snapshot, SourceView
+from agent.snapshot import LimitView, Snapshot, SourceView, SpoolView, UpstreamView
 
 _COLOURS = {
     **dict.fromkeys(("running", "live", "idle", "sending"), "green"),
@@ -13,16 +17,41 @@ _COLOURS = {
     "ended": "blue",
     "off": "dim",
 }
+_HEALTHY = {"live", "ended"}
+_TABLE_HEAD = 1  # line: the headings
 
 
-def print_screen(snapshot: Snapshot) -> None:
-    """Print the screen to standard output; plain text when that is no terminal."""
-    Console(width=None if Console().is_terminal else 110).print(screen(snapshot))
+def say(what: RenderableType, width: int) -> None:
+    """Print to standard output; as plain text ``width`` characters wide where that is no terminal."""
+    terminal = Console()
+    on_terminal = terminal.is_terminal
+    # Not straight to standard output, so that all printing fails in one place: click.echo.
+    text = io.StringIO()
+    Console(file=text, force_terminal=on_terminal, width=terminal.width if on_terminal else width).print(what)
+    click.echo(text.getvalue(), nl=False)
 
 
-def screen(snapshot: Snapshot) -> RenderableType:
-    """Return the whole screen."""
-    return Group(_head(snapshot), _sources(snapshot), _stages(snapshot), _rest(snapshot), *_problems(snapshot))
+def screen(snapshot: Snapshot, height: int | None = None) -> RenderableType:
+    """Return the whole screen, what needs a hand first.
+
+    Args:
+        snapshot: What to show.
+        height: Lines there are; None = as many as it takes. Where they are few, long lines are cut short with "…",
+            the stages go first, then the healthiest sources.
+    """
+    problems = _problems(snapshot)
+    if height is None:
+        return Group(*_head(snapshot), *problems, *_rest(snapshot), _sources(snapshot, None), _stages(snapshot))
+    most = max(height // 3, 1)
+    if len(problems) > most:
+        problems = [*problems[:most - 1], Text(f"          +{len(problems) - most + 1} more problems", style="yellow")]
+    lines = [*_head(snapshot), *problems, *_rest(snapshot)]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    left = height - len(lines) - _TABLE_HEAD
+    if left >= len(snapshot.sources) + _TABLE_HEAD + len(snapshot.stages):
+        return Group(*lines, _sources(snapshot, len(snapshot.sources)), _stages(snapshot))
+    return Group(*lines, _sources(snapshot, max(left, 1)))
 
 
 def span(seconds: float | None) -> str:
@@ -49,69 +78,104 @@ def amount(count: float | None) -> str:
     return f"{count:.0f} B"
 
 
-def _head(s: Snapshot) -> Text:
-    text = Text()
-    text.append(f"vedette {s.version} on {s.device}: ")
-    text.append(s.state, style=f"bold {_COLOURS.get(s.state, '')}")
-    text.append(f" for {span(s.uptime_s)}, pid {s.pid}")
-    if s.engine:
-        e = s.engine
-        text.append(f"\nengine {e.name} {e.width}x{e.height} {e.precision} on {e.runtime} ({e.provider}, "
-                    f"{e.threads} thread{'s' * (e.threads != 1)}), identity {e.identity}")
-    else:
-        text.append("\nengine: not loaded yet")
-    return text
+def _head(s: Snapshot) -> list[Text]:
+    state = Text(f"vedette {s.version} on {s.device}: ")
+    state.append(s.state, style=f"bold {_COLOURS.get(s.state, '')}")
+    if s.state == "starting" and s.doing not in {"", s.state}:
+        state.append(f" ({s.doing})")
+    state.append(f" for {span(s.uptime_s)}, pid {s.pid}")
+    if not s.engine:
+        return [state, Text("engine    not loaded yet")]
+    e = s.engine
+    return [state, Text(
+        f"engine    {e.name} {e.width}x{e.height} {e.precision} on {e.runtime} ({e.provider}, "
+        f"{e.threads} thread{'s' * (e.threads != 1)}), identity {e.identity}")]
 
 
-def _sources(s: Snapshot) -> Table:
-    table = Table("source", "state", "since", "frame age", "picture", "fps in", "fps looked at", "skipped", expand=True,
-                  title_justify="left")
-    for source in s.sources:
-        picture = f"{source.width}x{source.height}" if source.width else "unknown"
-        table.add_row(source.name, Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
-                      span(source.last_frame_age_s), picture, f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}",
-                      _skipped(source))
+def _sources(s: Snapshot, rows: int | None) -> RenderableType:
+    """Return the table of sources, the unhealthy first; with at most ``rows`` rows of one line below its head."""
+    table = _table("source", "state", "since", "age", "picture", "fps in", "looked at", "skipped", wide=(0, 7))
+    sources = sorted(s.sources, key=lambda source: source.state in _HEALTHY)
+    shown = sources if rows is None or len(sources) <= rows else sources[:rows - 1]
+    cut = rows is not None
+    for source in shown:
+        table.add_row(
+            _cell(source.name, cut=cut), Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
+            span(source.last_frame_age_s), f"{source.width}x{source.height}" if source.width else "unknown",
+            f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}", _cell(_skipped(source), cut=cut))
+    left_out = len(sources) - len(shown)
+    return Group(table, Text(f"+{left_out} more")) if left_out else table
+
+
+def _table(*headings: str, wide: Collection[int] = ()) -> Table:
+    """Return an empty table of which only the columns ``wide`` give way on a narrow terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number not in wide, min_width=len(heading))
     return table
 
 
+def _cell(text: str, *, cut: bool) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis") if cut else Text(text, overflow="fold")
+
+
 def _skipped(source: SourceView) -> str:
-    return ", ".join(f"{count} {why}" for why, count in sorted(source.skipped.items()) if count) or "none"
+    parts = [f"{count} {why}" for why, count in sorted(source.skipped.items()) if count] or ["none"]
+    if source.hung:
+        parts.insert(0, f"{source.hung} call{'s hang' if source.hung > 1 else ' hangs'}")
+    return ", ".join(parts)
 
 
 def _stages(s: Snapshot) -> Table:
-    table = Table("stage (last 1-2 min)", "frames", "p50 ms", "p95 ms", "p99 ms", "longest ms", expand=True)
+    table = _table("stage (last 1-2 min)", "samples", "p50 ms", "p95 ms", "p99 ms", "longest ms")
     for name, stage in s.stages.items():
         figures = (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.longest_ms)
         table.add_row(name.replace("_", " "), str(stage.count), *("-" if v is None else f"{v:.2f}" for v in figures))
     return table
 
 
-def _rest(s: Snapshot) -> Text:
-    text = Text()
+def _rest(s: Snapshot) -> list[Text]:
+    """Return the lines on what comes after the engine: upstream, spool, found, budget."""
     found = ", ".join(f"{count} {label}" for label, count in sorted(s.found.items())) or "nothing yet"
-    text.append(f"found     {found}\n")
+    lines = [_upstream(s.upstream), Text(f"found     {found}"), _budget(s.budget)]
     if s.spool:
-        text.append(f"spool     {s.spool.depth} waiting, {amount(s.spool.bytes)}, oldest {span(s.spool.oldest_age_s)}"
-                    if s.spool.depth else f"spool     empty, {amount(s.spool.bytes)}")
-        text.append(f"; {s.spool.committed} committed, {s.spool.acked} acknowledged\n")
-    if s.upstream:
-        text.append("upstream  ")
-        text.append(s.upstream.state, style=_COLOURS.get(s.upstream.state, ""))
-        text.append(f": {s.upstream.reason}" if s.upstream.reason else "")
-        text.append(f", {s.upstream.delivered_events} delivered, last {span(s.upstream.last_ack_age_s)} ago\n"
-                    if s.upstream.delivered_events else ", nothing delivered yet\n")
-    else:
-        text.append("upstream  not configured: events stay in the spool\n")
+        lines.insert(1, _spool(s.spool))
+    return lines
+
+
+def _upstream(view: UpstreamView | None) -> Text:
+    if not view:
+        return Text("upstream  not configured: events stay in the spool")
+    text = Text("upstream  ")
+    text.append(view.state, style=_COLOURS.get(view.state, ""))
+    text.append(f": {view.reason}" if view.reason else "")
+    text.append(f", {view.delivered_events} delivered, last {span(view.last_ack_age_s)} ago"
+                if view.delivered_events else ", nothing delivered yet")
+    return text
+
+
+def _spool(view: SpoolView) -> Text:
+    text = Text("spool     ")
+    text.append(f"{view.depth} waiting, {amount(view.bytes)}, oldest {span(view.oldest_age_s)}" if view.depth
+                else f"empty, {amount(view.bytes)}")
+    text.append(f"; {view.committed} committed, {view.acked} acknowledged")
+    if view.pending:
+        text.append(f", {view.pending} not yet committed")
+    if view.failed_commits:
+        text.append(f", {view.failed_commits} commits put off", style="yellow")
+    return text
+
+
+def _budget(budget: Mapping[str, LimitView]) -> Text:
     parts = []
-    for name, view in s.budget.items():
+    for name, view in budget.items():
         reading = amount(view.reading) if view.unit == "bytes" else (
             "unknown" if view.reading is None else f"{view.reading:.1f} {view.unit}")
         limit = amount(view.limit) if view.unit == "bytes" else f"{view.limit:g} {view.unit}" if view.limit else "-"
         parts.append(f"{name} {reading}" + (
             "" if view.limit is None else f" of {limit}{'' if view.enforced else ' (not enforced yet)'}"))
-    text.append("budget    " + ", ".join(parts))
-    return text
+    return Text("budget    " + ", ".join(parts))
 
 
 def _problems(s: Snapshot) -> list[Text]:
-    return [Text(f"problem   {problem}", style="yellow") for problem in s.problems]
+    return [Text("problem   " + " ".join(problem.split()), style="yellow") for problem in s.problems]

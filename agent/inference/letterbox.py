@@ -1,14 +1,15 @@
 """Lay a picture of any size on the engine's canvas: scaled to fit, centred, grey bands around it.
 
-Writes straight into the engine's batch buffer and allocates no pixels. The bands are filled each time (3 µs at
-320x320, 10 µs at 640x640), so that buffers may be swapped or shared without anyone remembering what they held.
-Bilinear also when shrinking much: area averaging took 7 to 13 times as long on 720p and 1080p (but for exact halves).
+Writes into the canvas it is given and allocates no pixels itself; in the loop that canvas is a new one for each frame,
+made and filled in the reader's thread (docs/adr/0005). The bands are filled each time (3 µs at 320x320, 10 µs at
+640x640), so that a canvas may come from anywhere without anyone remembering what it held. Bilinear also when shrinking
+much: area averaging took 7 to 13 times as long on 720p and 1080p (but for exact halves). OpenCV is imported by the
+constructor, not by this module.
 """
 
-import cv2
 import numpy as np
 
-from agent.errors import SourceError
+from agent.errors import EngineError, SourceError, missing_extra
 from agent.records import Pixels, Placement
 
 
@@ -19,9 +20,18 @@ class Letterbox:
         height: Canvas height, pixels.
         width: Canvas width, pixels.
         pad: Grey value 0..255 of the bands.
+
+    Raises:
+        EngineError: OpenCV is not installed.
     """
 
     def __init__(self, height: int, width: int, pad: int = 114) -> None:
+        try:
+            import cv2  # noqa: PLC0415 -- where it is missing the agent says so; without it even `import` would fail
+        except ImportError as error:
+            raise EngineError(f"OpenCV cannot be loaded: {error}", "on a Jetson install the system's python3-opencv, "
+                              "elsewhere " + missing_extra("cpu")) from error
+        self._cv2 = cv2
         self._height = height
         self._width = width
         self._pad = pad
@@ -49,7 +59,7 @@ class Letterbox:
         if (high, wide) == (height, width):
             np.copyto(region, pixels)
         else:
-            cv2.resize(pixels, (wide, high), dst=region, interpolation=cv2.INTER_LINEAR)
+            self._cv2.resize(pixels, (wide, high), dst=region, interpolation=self._cv2.INTER_LINEAR)
         out[:top] = self._pad
         out[top + high:] = self._pad
         out[top:top + high, :left] = self._pad

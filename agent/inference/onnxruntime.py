@@ -7,13 +7,14 @@ name and the runtime's own words; outputs belong to the caller. The model must b
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import EngineError
+from agent.errors import EngineError, missing_extra
 from agent.inference.engine import EngineDescription, EngineSpec, TensorSpec
 from agent.records import Pixels
 
@@ -97,16 +98,15 @@ class OnnxRuntimeEngine:
         self._session = None
 
     def _open(self, runtime: Any, path: Path, provider: str) -> Any:
-        available = runtime.get_available_providers()
-        if provider not in available:
-            raise EngineError(f"{self._what}: provider {provider!r} is not in this onnxruntime; it has {available}",
-                              "correct [engine] provider, or install the onnxruntime package that has it")
+        check_provider(provider)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # Threads that spin while they wait take the cores that decode the cameras: with 2 threads on 2 busy cores a
         # call took 12 ms without spinning, 32 to 46 ms and twice the CPU time with it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        _share_arena(runtime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
         # One block planned ahead for all activations is no faster here and takes a tenth more memory (178 MB against
         # 161 for CenterFace at 640).
         options.enable_mem_pattern = False
@@ -136,11 +136,34 @@ class OnnxRuntimeEngine:
                 for value in self._session.get_outputs()))
 
 
+def check_provider(name: str) -> None:
+    """Check, without loading anything else, that the execution provider ``name`` is there.
+
+    Raises:
+        EngineError: the package is missing, or it has no such provider.
+    """
+    available = _import_runtime().get_available_providers()
+    if name not in available:
+        raise EngineError(f"provider {name!r} is not in this onnxruntime; it has {', '.join(available)}",
+                          "correct [engine] provider, or install the onnxruntime package that has it")
+
+
+@cache
+def _share_arena(runtime: Any) -> None:
+    """Let the CPU arena of this process grow by what is asked for instead of doubling.
+
+    The same speed and 12 MB less for CenterFace at 640 (149 against 161 MB). ONNX Runtime takes it once a process.
+    """
+    memory = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    grow_as_requested, default = 1, -1
+    runtime.create_and_register_allocator(memory, runtime.OrtArenaCfg(0, grow_as_requested, default, default))
+
+
 def _import_runtime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 -- 0.2 s and 57 MB that only those who run a model pay
     except ImportError as error:
-        raise EngineError(f"onnxruntime cannot be imported: {error}", "pip install 'vedette[cpu]'") from error
+        raise EngineError(f"onnxruntime cannot be imported: {error}", missing_extra("cpu")) from error
     return onnxruntime
 
 

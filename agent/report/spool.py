@@ -78,6 +78,7 @@ class Spool(AbstractContextManager["Spool"]):
         clock: Wall clock, seconds since the epoch.
 
     Attributes:
+        stuck: The last commit was put off because the disk is full; new events wait in memory.
         crash: Set when the file can no longer be written; the writer thread has then ended by raising it
             (``threading.excepthook`` sees it), and the agent must end and start again.
 
@@ -103,6 +104,7 @@ class Spool(AbstractContextManager["Spool"]):
         self._refused: Counter[str] = Counter()
         self._hurry = 0
         self._closing = threading.Event()
+        self.stuck = False
         self._commit_s = Histogram()
         self._lock_file = take_lock(path)
         self._disk = threading.Lock()  # guards the file and what is known of it
@@ -194,18 +196,6 @@ class Spool(AbstractContextManager["Spool"]):
                 self._file.shrink()
             self._levels = self._file.levels()
 
-    def fail(self, batch: SealedBatch) -> None:
-        """Count a failed attempt to send ``batch``; on a full disk the count is lost, nothing else.
-
-        Raises:
-            SpoolError: the file is damaged or the disk fails.
-        """
-        with self._disk:
-            try:
-                self._file.count_attempt(batch)
-            except SpoolFullError:
-                _log.debug("spool: attempt not counted, the disk is full")
-
     @property
     def depth(self) -> int:
         """Events in the file, not yet acknowledged."""
@@ -238,15 +228,14 @@ class Spool(AbstractContextManager["Spool"]):
 
     def _write(self) -> None:
         """Commit group after group until the spool is closed or its file fails."""
-        stuck = False
         try:
             while group := self._next_group():
                 if self._commit(group):
-                    stuck = False
+                    self.stuck = False
                     continue
-                if not stuck:
+                if not self.stuck:
                     _log.warning("spool: disk full; new events wait in memory")
-                stuck = True
+                self.stuck = True
                 if self._closing.wait(_RETRY_S):
                     return
         except SpoolError as error:

@@ -44,7 +44,7 @@ CREATE INDEX event_by_class ON event (class, seq);
 CREATE TABLE batch (
     n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, class INTEGER NOT NULL, content_type TEXT NOT NULL,
     encoding TEXT NOT NULL, events INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-    created REAL NOT NULL, sealed REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, body BLOB NOT NULL);
+    created REAL NOT NULL, sealed REAL NOT NULL, body BLOB NOT NULL);
 """
 
 
@@ -72,7 +72,6 @@ class SealedBatch(NamedTuple):
         events: How many events the array has.
         first_seq: Number of its first event in this spool.
         last_seq: Number of its last.
-        attempts: How often sending it has failed.
         body: The encoded bytes.
     """
 
@@ -83,7 +82,6 @@ class SealedBatch(NamedTuple):
     events: int
     first_seq: int
     last_seq: int
-    attempts: int
     body: bytes
 
 
@@ -193,7 +191,7 @@ class SpoolFile:
                 (name, max(row[1] for row in rows), CONTENT_TYPE, "gzip", len(rows), first, last, rows[0][2], now,
                  body)).lastrowid
         assert n is not None
-        return SealedBatch(n, name, CONTENT_TYPE, "gzip", len(rows), first, last, 0, body)
+        return SealedBatch(n, name, CONTENT_TYPE, "gzip", len(rows), first, last, body)
 
     def sealed(self) -> SealedBatch | None:
         """Return the oldest sealed batch, if any."""
@@ -210,15 +208,6 @@ class SpoolFile:
         """
         with self._guard(), self._transaction():
             self._db.execute("DELETE FROM batch WHERE n = ?", (batch.n,))
-
-    def count_attempt(self, batch: SealedBatch) -> None:
-        """Note that sending ``batch`` failed once more.
-
-        Raises:
-            SpoolError: as for :meth:`insert`.
-        """
-        with self._guard(), self._transaction():
-            self._db.execute("UPDATE batch SET attempts = attempts + 1 WHERE n = ?", (batch.n,))
 
     def shrink(self) -> None:
         """Give some free pages back to the file system, where there are many."""

@@ -169,7 +169,6 @@ class Uploader:
                 self._spool.ack(batch)
                 self._delivered(batch)
                 return 0
-            self._spool.fail(batch)
         except SpoolFullError:
             result = Verdict(Kind.RETRY, "disk full, the spool cannot be written")
         self._put_off(result)

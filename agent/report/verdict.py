@@ -21,7 +21,7 @@ _REMEDIES = {
     403: "token or certificate refused",
     404: "nothing there, check upstream.url",
     405: "takes no POST, check upstream.url",
-    413: "batch too large for the receiver, lower upstream.batch_events",
+    413: "batch too large for the receiver, raise its limit; new batches follow upstream.batch_events",
     415: "receiver takes no CloudEvents batches",
 }
 

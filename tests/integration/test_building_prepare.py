@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +126,10 @@ def test_the_commands_list_fetch_and_show(tmp_path, capsys):
     state = ["--state-dir", str(tmp_path), "--json"]
     assert main(["engines", "list", *state]) == 0
     states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
-    assert (states["centerface"], states["yolo"]) == ("not prepared", "needs your model")
+    assert (states["centerface"], states["yolo"]) == ("needs preparing", "needs your model")
     assert main(["engines", "fetch", "centerface", *state]) == 0
     fetched = json.loads(capsys.readouterr().out)
-    assert [(one["height"], one["width"], one["folded"]) for one in fetched] == [(320, 320, True)]
+    assert [(one["height"], one["width"], one["folded"], one["head"]) for one in fetched] == [(320, 320, True, "centerface")]
     assert main(["engines", "show", "centerface", *state]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["prepared"] == fetched
@@ -137,6 +138,66 @@ def test_the_commands_list_fetch_and_show(tmp_path, capsys):
     assert fetched[0]["identity"] in capsys.readouterr().out
     assert main(["engines", "list", "--state-dir", str(tmp_path)]) == 0
     assert "ready" in capsys.readouterr().out
+
+
+def own(tmp_path, monkeypatch, content):
+    mine(tmp_path, content)
+    monkeypatch.setattr("agent.cli.engines.recipe_folders", lambda _own: [tmp_path / "recipes"])
+    return ["mine", "--state-dir", str(tmp_path)]
+
+
+def test_fetch_and_show_name_the_head(tmp_path, capsys, monkeypatch):
+    mine = own(tmp_path, monkeypatch, nets.yolov8().SerializeToString())
+    assert main(["engines", "fetch", *mine]) == 0
+    assert "mine: ready, 64x96" in (said := capsys.readouterr().out)
+    assert "head yolov8, 2 classes" in said
+    assert main(["engines", "show", *mine]) == 0
+    assert "head yolov8, 2 classes" in " ".join(capsys.readouterr().out.split())
+    assert main(["engines", "show", "--json", *mine]) == 0
+    assert json.loads(capsys.readouterr().out)["prepared"][0]["head"] == "yolov8"
+
+
+def test_a_model_that_no_head_fits_is_never_called_ready(tmp_path, capsys, monkeypatch):
+    mine = own(tmp_path, monkeypatch, nets.classifier().SerializeToString())
+    assert main(["engines", "fetch", *mine]) == 2
+    said = capsys.readouterr()
+    assert "no head fits" in said.err
+    assert "ready" not in said.out
+    assert main(["engines", "show", "--json", *mine]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["state"] == "cannot be used"
+    assert "no head fits" in shown["prepared"][0]["head_note"]
+
+
+def test_without_the_runtime_the_head_is_said_to_be_unchecked(tmp_path, capsys, monkeypatch):
+    mine = own(tmp_path, monkeypatch, nets.yolov8().SerializeToString())
+    assert main(["engines", "fetch", *mine]) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["engines", "fetch", *mine]) == 0
+    assert "head not checked: " in capsys.readouterr().out
+    assert main(["engines", "show", "--json", *mine]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["prepared"][0]["head"]) == ("ready", None)
+
+
+def test_a_model_that_was_replaced_needs_preparing_again(tmp_path, capsys, monkeypatch):
+    mine = own(tmp_path, monkeypatch, nets.yolov8().SerializeToString())
+
+    def state():
+        capsys.readouterr()
+        assert main(["engines", "list", "--json", *mine[1:]]) == 0
+        return json.loads(capsys.readouterr().out)[0]["state"]
+
+    assert state() == "needs preparing"
+    assert main(["engines", "fetch", *mine]) == 0
+    assert state() == "ready"
+    model = tmp_path / "recipes/mine/model.onnx"
+    before = model.read_bytes()
+    model.write_bytes(nets.yolov5().SerializeToString())
+    assert state() == "needs preparing"
+    model.write_bytes(before)
+    assert state() == "ready"
 
 
 def test_fetch_prepares_at_the_size_the_configuration_uses(tmp_path, capsys):
@@ -161,7 +222,7 @@ def test_wrong_use_is_told_with_its_exit_code(arguments, code, words, tmp_path, 
 
 def test_ones_own_model_is_shown_with_the_hash_it_has(tmp_path, capsys, monkeypatch):
     mine(tmp_path, nets.yolov8().SerializeToString())
-    monkeypatch.setattr("agent.cli.engines.recipe_folders", lambda: [tmp_path / "recipes"])
+    monkeypatch.setattr("agent.cli.engines.recipe_folders", lambda _own: [tmp_path / "recipes"])
     assert main(["engines", "show", "mine", "--json", "--state-dir", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["sha256"] == hashlib.sha256(
         (tmp_path / "recipes/mine/model.onnx").read_bytes()).hexdigest()

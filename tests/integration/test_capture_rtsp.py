@@ -18,7 +18,7 @@ from agent.meters import SourceMeter
 from agent.records import SourceState
 from tests.helpers.rtsp import RtspCamera, need_rtsp
 
-pytestmark = [pytest.mark.rtsp, pytest.mark.slow]
+pytestmark = pytest.mark.rtsp  # killing and freezing are part of `make test`: no double shows what FFmpeg does then
 READ_S, OPEN_S, GRACE_S, TICK_S = 2.0, 4.0, 1.0, 0.2
 
 
@@ -144,6 +144,7 @@ def test_frozen_stream_is_down_after_its_deadline_and_recovers_after_thaw(camera
         print(f"thawed: LIVE after {took_s:.2f} s")
 
 
+@pytest.mark.slow
 def test_hung_camera_is_down_after_its_deadline_and_recovers(camera, neighbour):
     with live(camera) as watched:
         camera.hang()
@@ -156,6 +157,7 @@ def test_hung_camera_is_down_after_its_deadline_and_recovers(camera, neighbour):
         print(f"resumed: LIVE after {took_s:.2f} s, hung threads {watched.reader.status().hung}")
 
 
+@pytest.mark.slow
 def test_camera_dead_at_boot_is_reported_once_and_comes_alive(camera, neighbour):
     with Watched(camera.url) as watched:
         watched.until(SourceState.DOWN, 3)
@@ -167,6 +169,7 @@ def test_camera_dead_at_boot_is_reported_once_and_comes_alive(camera, neighbour)
         assert watched.states() == ["down", "live"]
 
 
+@pytest.mark.slow
 def test_frames_are_fresh_although_opening_gathers_a_backlog(camera):
     with live(camera) as watched:
         time.sleep(1)
@@ -177,6 +180,7 @@ def test_frames_are_fresh_although_opening_gathers_a_backlog(camera):
 PASSWORD = "h@rd/to:gu3ss %1?"
 
 
+@pytest.mark.slow
 def test_hard_password_opens_and_wrong_one_is_named_but_never_shown(tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     for camera in _camera(tmp_path / "cam", "--user", "guard", "--password", PASSWORD):
@@ -199,6 +203,7 @@ def test_hard_password_opens_and_wrong_one_is_named_but_never_shown(tmp_path, ca
         assert bad.states() == ["down"]
 
 
+@pytest.mark.slow
 def test_unknown_path_is_named(camera):
     camera.start()
     with Watched(camera.url.replace("/cam", "/nothing")) as watched:

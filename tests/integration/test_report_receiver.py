@@ -12,7 +12,7 @@ import pytest
 from agent.cli.receiver import Receiver, make_certificates
 from agent.https import HttpsOptions, open_session, tls_context
 
-pytest.importorskip("trustme", reason="needs trustme: pip install 'vedette[fleet]'")
+pytest.importorskip("trustme", reason="needs trustme: pip install -e '.[fleet]'")
 
 
 @pytest.fixture
@@ -85,6 +85,21 @@ def test_as_a_command(tmp_path):
         with open_session(HttpsOptions(ca_file=Path(shown["ca_file"]))) as session:
             assert session.post(shown["url"], data=batch("a")).status_code == 204
         assert json.loads((tmp_path / "out" / "events.ndjson").read_text())["id"] == "a"
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
+def test_an_ipv6_address_of_the_command_line(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", "receiver", "--listen", "[::1]:0", "--folder", "up"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        shown = dict(process.stdout.readline().split() for _ in range(3))
+        assert shown["url"].startswith("https://[::1]:")
+        assert shown["ca_file"] == str(tmp_path / "up/ca.pem")
+        with open_session(HttpsOptions(ca_file=Path(shown["ca_file"]))) as session:
+            assert session.post(shown["url"], data=batch("a")).status_code == 204
     finally:
         process.kill()
         process.stdout.close()

@@ -21,7 +21,7 @@ from agent.report.upstream import Uploader, UpstreamPolicy
 from tests.helpers.events import event
 from tests.helpers.upstream_server import Answer, ScriptedUpstream, opener
 
-trustme = pytest.importorskip("trustme", reason="needs trustme: pip install 'vedette[fleet]'")
+trustme = pytest.importorskip("trustme", reason="needs trustme: pip install -e '.[fleet]'")
 
 
 class Delivery:

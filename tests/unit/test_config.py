@@ -1,9 +1,16 @@
+import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
-from agent.config import load
+from agent.cli.config import config as command
+from agent.config import Config, load
 from agent.errors import EXIT_CONFIG, ConfigError
 from agent.secrets import read_secret
 
@@ -47,6 +54,50 @@ def test_conf_d_is_laid_over_key_by_key_in_order(tmp_path):
     ("", "source", "no source"),
     (GOOD + '[upstream]\nurl = "http://x"', "upstream.url", "http://x"),
     (GOOD + '[upstream]\nclient_cert = "/x"', "upstream.client_cert", "go together"),
+    # Wrong shapes.
+    ('[[source]]\nurl = "csi://0"', "source", "[source.NAME]"),
+    ("source = 3", "source = 3", "[source.NAME]"),
+    ("source.door = 3", "source.door = 3", "[source.door]"),
+    ("source.token = 3", "source.token = 3", "[source.token]"),
+    (GOOD + 'read_timeout = "Object contains unknown field `x` - at `$.a`"', "source.door.read_timeout", "not a number"),
+    ('source.yard = {url = "csi://0"}\nsource.door = 3', "source.door = 3", "[source.door]"),
+    (GOOD + "[source.yard]\nurl = 3", "source.yard.url = 3", "Expected `str`"),
+    ("engine = 3\n" + GOOD, "engine = 3", "[engine]"),
+    ("engine = []\n" + GOOD, "engine", "[engine]"),
+    (GOOD + "[[upstream]]\nx = 1", "upstream", "[upstream]"),
+    (GOOD + "[engine]\nsize = 320", "engine.size = 320", "array"),
+    (GOOD + '[engine]\nsize = ["a", "b"]', "engine.size", "`str`"),
+    (GOOD + "[engine]\nrecipes = [3]", "engine.recipes", "`int`"),
+    (GOOD + '[device]\nstate_dir = ""', "device.state_dir", "regex"),
+    # Addresses.
+    ('[source.door]\nurl = "rtsp://[::1/x"', "source.door.url", "malformed"),
+    ('[source.door]\nurl = "rtsp:///x"', "source.door.url", "no host"),
+    ('[source.door]\nurl = "rtsp://h:99999/x"', "source.door.url", "malformed"),
+    ('[source.door]\nurl = "rtsp://h:0/x"', "source.door.url", "malformed"),
+    ('[source.door]\nurl = "rtsp://h/a b"', "source.door.url", "%20"),
+    ('[source.door]\nurl = "rtsp://h/a@b"', "source.door.url", "%40"),
+    (GOOD + '[upstream]\nurl = "https://[::1/x"', "upstream.url", "malformed"),
+    (GOOD + '[upstream]\nurl = "https:///x"', "upstream.url", "no host"),
+    (GOOD + '[upstream]\nurl = "https://u:p@h/x"', "upstream.url", "inside the address"),
+    (GOOD + '[upstream]\nproxy = "http://u:p@h:3128"', "upstream.proxy", "inside the address"),
+    (GOOD + '[upstream]\nproxy = "h:3128"', "upstream.proxy", "http://"),
+    (GOOD + 'password = "file:/x"', "source.door.username", "password"),
+    # Numbers that mean nothing.
+    (GOOD + 'max_rate = "0fps"', "source.door.max_rate", "leave it out for no limit"),
+    (GOOD + '[budget]\nrate = "0fps"', "budget.rate", "leave it out for no limit"),
+    (GOOD + '[budget]\nwatts = "0W"', "budget.watts", "leave it out for no limit"),
+    (GOOD + '[budget]\nmemory = "0MB"', "budget.memory", "more than 0"),
+    (GOOD + 'open_timeout = "0s"', "source.door.open_timeout", "more than 0"),
+    (GOOD + 'read_timeout = "11min"', "source.door.read_timeout", "10min"),
+    (GOOD + 'retry_max = "0s"', "source.door.retry_max", "more than 0"),
+    (GOOD + '[upstream]\nconnect_timeout = "0s"', "upstream.connect_timeout", "more than 0"),
+    (GOOD + '[upstream]\nread_timeout = "0s"', "upstream.read_timeout", "more than 0"),
+    (GOOD + '[upstream]\nretry_min = "0s"', "upstream.retry_min", "more than 0"),
+    (GOOD + '[upstream]\nretry_max = "1h"', "upstream.retry_max", "10min"),
+    (GOOD + '[upstream]\nretry_min = "3s"\nretry_max = "2s"', "upstream.retry_min", "retry_max, 2s"),
+    (GOOD + '[spool]\nmax_bytes = "1023KiB"', "spool.max_bytes", "1MiB or more"),
+    (GOOD + "[engine]\nsize = [16, 320]", "engine.size = [16, 320]", ">= 32"),
+    (GOOD + "[engine]\nsize = [320, 100000]", "engine.size = [320, 100000]", "<= 4096"),
 ])
 def test_a_bad_value_names_file_key_value_and_remedy(tmp_path, text, key, value):
     path = write(tmp_path, text)
@@ -67,14 +118,124 @@ def test_the_file_that_is_at_fault_is_named(tmp_path):
         load(main)
 
 
-def test_no_secret_may_stand_in_the_file_and_none_is_repeated(tmp_path):
-    for text in ('[source.door]\nurl = "rtsp://me:hunter2@cam/x"', GOOD + 'password = "hunter2"', GOOD + '[upstream]\ntoken = "hunter2"'):
-        with pytest.raises(ConfigError) as caught:
-            load(write(tmp_path, text))
-        assert "hunter2" not in str(caught.value)
+def test_zero_is_fine_where_it_means_at_once_or_never(tmp_path):
+    config = load(write(tmp_path, GOOD + 'frozen_after="0s"\nblack_after="0s"\n[engine]\nbatch_deadline="0ms"\n'
+                        '[spool]\ncommit_interval="0s"\nmax_bytes="1MiB"\n[upstream]\nbatch_interval="0s"\ndrain="0s"'))
+    assert config.source["door"].frozen_after == config.upstream.drain == config.engine.batch_deadline == 0
 
 
-@pytest.mark.parametrize("text", ["a = [", "\x00", "a = 1\na = 2"])
+def test_an_unusable_value_says_where_all_keys_are(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, GOOD + "[engine]\nmax_batch = 0"))
+    assert "`vedette config show` for all keys" in caught.value.remedy
+    shown = CliRunner().invoke(command, ["show", "-c", str(tmp_path / "config.toml")])
+    assert isinstance(shown.exception, ConfigError)
+    assert all(f"\n[{section}" in shown.stdout for section in Config.__struct_fields__)
+    assert "max_batch = 1" in shown.stdout
+    assert "read_timeout" in shown.stdout
+
+
+# Secrets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [
+    '[source.door]\nurl = "rtsp://me:hunter2@cam/x"', '[source.door]\nurl = "rtsp://u:ge/hunter2@h/a"',
+    '[source.door]\nurl = "rtsp://u:hunter2?x@h/a"', '[source.door]\nurl = "rtsp://u:1#hunter2@h/a"',
+    '[source.door]\nurl = "rtsp://h:hunter2/a"', GOOD + 'password = "hunter2"', GOOD + 'password = ["hunter2"]',
+    GOOD + 'password = {x = "hunter2"}', GOOD + 'password = "credential:hunter2/x"', GOOD + '[upstream]\ntoken = "hunter2"',
+    GOOD + '[[upstream]]\ntoken = "hunter2"', '[[source]]\npassword = "hunter2"', GOOD + '[upstream]\nurl = "https://u:hunter2@h/"',
+    GOOD + '[upstream]\nproxy = "http://u:hunter2@h:1/"', GOOD + '[upstream]\nurl = "http://h/?token=hunter2"',
+    GOOD + '[budget]\nrate = "rtsp://u:hunter2@h"', GOOD + '[engine]\nthreads = "rtsp://h/?token=hunter2"',
+])
+def test_no_secret_may_stand_in_the_file_and_none_is_repeated(tmp_path, text):
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["password", "token", "client_key"])
+def test_a_secret_that_is_a_number_is_not_repeated(tmp_path, key):
+    text = GOOD + f'username = "x"\n{"" if key == "password" else "[upstream]"}\n{key} = 12345678'
+    with pytest.raises(ConfigError, match=key) as caught:
+        load(write(tmp_path, text))
+    assert "12345678" not in str(caught.value)
+    assert "credential:NAME" in caught.value.remedy
+
+
+PLACES = {
+    "login": "[source.door]\nurl = {0}\n", "query": "[source.door]\nurl = {1}\n", "path": "[source.door]\nurl = {2}\n",
+    "password": GOOD + 'username = "x"\npassword = {3}\n', "username": "[source.door]\nurl = {0}\nusername = 3",
+    "upstream": GOOD + "[upstream]\nurl = {4}\n", "upstream query": GOOD + "[upstream]\nurl = {5}\n",
+    "plain http": GOOD + "[upstream]\nurl = {6}\n", "proxy": GOOD + "[upstream]\nproxy = {7}\n",
+    "token": GOOD + "[upstream]\ntoken = {3}\n", "client_key": GOOD + '[upstream]\nclient_cert = "/x"\nclient_key = {3}\n',
+    "list": GOOD + "[upstream]\ntoken = [{3}]\n", "array": GOOD + "[[upstream]]\ntoken = {3}\n",
+    "with a unit": GOOD + "read_timeout = {0}\n",
+}
+
+
+@given(secret=st.text(st.characters(min_codepoint=32, max_codepoint=383), min_size=3, max_size=20), place=st.sampled_from(sorted(PLACES)))
+@example(secret="?1/", place="login")
+@example(secret="/1", place="proxy")
+@example(secret="@1", place="upstream query")
+@example(secret="a b", place="query")
+def test_a_secret_anywhere_appears_nowhere(secret, place):
+    secret = f"Zq{secret}Zq"
+    assume(not secret.startswith(("file:", "credential:")))
+    values = [f"rtsp://u:{secret}@h/a", f"rtsp://h/a?x=1&token={secret}", f"rtsp://h/user=a_password={secret}_x=1", secret,
+              f"https://{secret}:p@h/", f"https://h/?api_key={secret}", f"http://h/?pwd={secret}", f"http://u:{secret}@h:3128"]
+    quoted = [json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for value in values]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), PLACES[place].format(*quoted))
+        for arguments in (["show"], ["show", "--json"], ["check"], ["check", "--json"]):
+            done = CliRunner().invoke(command, [*arguments, "-c", str(path)])
+            assert done.exception is None or isinstance(done.exception, (ConfigError, SystemExit)), done.exception
+            said = done.output + str(done.exception)
+            for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]):
+                assert form not in said
+
+
+# Showing it ---------------------------------------------------------------------------------------------------
+
+seconds = st.integers(0, 10**9).map(lambda number: f"{number / 1000}s") | st.decimals(0, 1000, places=9).map(lambda number: f"{number:f}ms")
+
+
+@given(name=st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True), frozen=seconds, drain=seconds,
+       rate=st.integers(1, 10**6).map(lambda number: f"{number}/h"), memory=st.integers(1, 10**15).map(lambda number: f"{number}B"),
+       celsius=st.decimals(-200, 200, places=4), score=st.floats(1e-9, 1),
+       folder=st.text(st.characters(min_codepoint=1, max_codepoint=383), min_size=1))
+def test_what_is_shown_loads_as_the_same_again(name, frozen, drain, rate, memory, celsius, score, folder):
+    quoted = json.dumps(folder, ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = (f'[device]\nid = "{name}"\nstate_dir = {quoted}\n[source.{name}]\nurl = "rtsp://h/a?b=%40"\nusername = {quoted}\n'
+            f'password = "file:secret"\nfrozen_after = "{frozen}"\nmax_rate = "{rate}"\n[budget]\nmemory = "{memory}"\n'
+            f'celsius = "{celsius:f}C"\n[engine]\nrecipes = [{quoted}, "x"]\nsize = [320, 640]\nscore = {score!r}\n'
+            f'[upstream]\nurl = "https://h/x"\nproxy = "http://p:1"\ndrain = "{drain}"\nca_file = "ca.pem"\ntoken = "credential:t"\n')
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        path = write(Path(one), text)
+        shown = CliRunner().invoke(command, ["show", "-c", str(path)])
+        assert shown.exit_code == 0, shown.exception
+        again = write(Path(other), shown.output)
+        assert load(again) == load(path)
+
+
+def test_relative_paths_start_at_the_main_file(tmp_path, monkeypatch):
+    for variable in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
+        monkeypatch.delenv(variable, raising=False)
+    main = write(tmp_path, GOOD + 'username = "x"\npassword = "file:door.password"\n[device]\nstate_dir = "state"\nruntime_dir = "run"\n')
+    write(tmp_path, '[engine]\nrecipes = ["mine", "/abs"]\n[upstream]\nca_file = "ca.pem"\nclient_cert = "c.pem"\nclient_key = "file:c.key"\n'
+          'token = "credential:t"\n[status]\nsocket = "s.sock"', "conf.d/10.toml")
+    monkeypatch.chdir(tmp_path.parent)
+    for path in (main, Path(tmp_path.name, "config.toml")):
+        config = load(path)
+        assert config.source["door"].password == f"file:{tmp_path}/door.password"
+        assert (config.state_dir, config.socket_path) == (tmp_path / "state", tmp_path / "s.sock")
+        assert config.device.runtime_dir == str(tmp_path / "run")
+        assert config.own_recipes == [tmp_path / "mine", Path("/abs")]
+        upstream = config.upstream
+        assert (upstream.ca_file, upstream.client_cert) == (str(tmp_path / "ca.pem"), str(tmp_path / "c.pem"))
+        assert (upstream.client_key, upstream.token) == (f"file:{tmp_path}/c.key", "credential:t")
+
+
+@pytest.mark.parametrize("text", ["a = [", "\x00", "a = 1\na = 2", "a = " + "9" * 5000, "a = " + "[" * 5000])
 def test_no_toml_is_said(tmp_path, text):
     with pytest.raises(ConfigError, match="not valid TOML"):
         load(write(tmp_path, text))
@@ -93,13 +254,13 @@ def test_secrets_come_from_files_and_credentials(tmp_path, monkeypatch):
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert read_secret("credential:token") == "hunter2"
     write(tmp_path, " \n", "empty")
-    with pytest.raises(ConfigError, match="empty"):
-        read_secret(f"file:{tmp_path}/empty")
+    (tmp_path / "bytes").write_bytes(b"hunter\xff")
+    for name, says in (("empty", "empty"), ("bytes", "not UTF-8"), ("none", "No such file"), ("", "Is a directory")):
+        with pytest.raises(ConfigError, match=says):
+            read_secret(f"file:{tmp_path}/{name}")
 
 
 def test_the_reference_page_is_what_the_structs_say():
-    from pathlib import Path
-
     root = Path(__file__).resolve().parents[2]
     page = subprocess.run([sys.executable, "docs/reference.py"], cwd=root, capture_output=True, text=True, check=True).stdout
     assert (root / "docs/configuration.md").read_text() == page, "run `make docs`"

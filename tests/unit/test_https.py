@@ -10,8 +10,8 @@ from agent.errors import ConfigError
 from agent.https import HttpsOptions, open_session, tls_context
 from tests.helpers.upstream_server import ScriptedUpstream, only_tls_1_1, opener
 
-requests = pytest.importorskip("requests", reason="needs requests: pip install vedette")
-trustme = pytest.importorskip("trustme", reason="needs trustme: pip install 'vedette[fleet]'")
+requests = pytest.importorskip("requests", reason="needs requests: pip install -e .")
+trustme = pytest.importorskip("trustme", reason="needs trustme: pip install -e '.[fleet]'")
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ def test_old_durations_leave_and_totals_stay():
     histogram.record(0.001)
     figures = histogram.recent()
     assert (figures.count, figures.longest) == (2, 0.001)
+    clock.now += 60
+    assert histogram.recent().count == 1, "the older window has left, though nothing new came"
     clock.now += 500
     assert histogram.recent().count == 0
     assert histogram.recent().p50 is None

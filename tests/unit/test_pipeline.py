@@ -109,6 +109,32 @@ def test_a_silent_source_does_not_hold_the_others():
     assert {r.source for r in loop.results} == {"live"}
 
 
+def test_dead_sources_take_no_place_in_the_line():
+    names = [*(f"dead{i}" for i in range(20)), "live"]
+    engine = ScriptedEngine(call_s=0.02)
+    with Loop(engine, names) as loop:
+        loop.slots["live"].put(frame("live", 0))
+        loop.until(lambda: len(loop.results) == 1)
+        loop.slots["live"].put(frame("live", 1))
+        loop.until(lambda: len(engine.batches) == 2)
+        # One call of 20 ms was under way: the next frame is wanted after that one, not after 21 of them.
+        assert loop.slots["live"].wanted_before(time.monotonic_ns() + 60_000_000)
+
+
+def test_a_frames_age_is_counted_from_its_capture():
+    gate = threading.Semaphore(0)
+    engine = ScriptedEngine(gate=gate)
+    with Loop(engine) as loop:
+        taken_ns = time.monotonic_ns() - 3_000_000_000
+        loop.slots["a"].put(replace(frame("a", 0), captured_ns=taken_ns))
+        gate.release()
+        loop.until(lambda: len(loop.results) == 1)
+        most_s = (time.monotonic_ns() - taken_ns) / 1e9
+    assert 3.0 <= loop.results[0].age_s <= most_s
+    assert 3.0 <= loop.pipeline.stages["latency"].total_s <= most_s
+    assert 3.0 <= loop.pipeline.stages["capture_age"].total_s <= most_s
+
+
 def test_batches_span_sources_and_do_not_mix_them_up():
     gate = threading.Semaphore(0)
     engine = ScriptedEngine(max_batch=4, gate=gate)

@@ -47,5 +47,9 @@ def test_text_without_a_secret_stays_as_it_is(text):
     assert redact(text) == text
 
 
+def test_a_login_in_the_path_is_hidden():
+    assert redact("rtsp://cam/user=admin_password=geheim_channel=1.sdp") == "rtsp://cam/user=admin_password=***"
+
+
 def test_each_line_keeps_its_own_address():
     assert redact("a rtsp://u:p@one/x\nb rtsp://v:q@two/y") == "a rtsp://***@one/x\nb rtsp://***@two/y"

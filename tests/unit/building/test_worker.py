@@ -9,7 +9,7 @@ from onnx import helper
 from agent.building import worker
 from agent.building.prepare import Job, Outcome
 from agent.building.recipe import InputTable
-from agent.errors import ModelError
+from agent.errors import ModelError, missing_extra
 from tests.helpers import onnx_models as nets
 
 TABLE = InputTable(size=(64, 64), colour="rgb", scale=1 / 255)
@@ -82,6 +82,26 @@ def test_a_wrong_fold_is_found_and_replaced_by_steps_before_the_model(tmp_path, 
     assert outcome.max_difference < 1e-4
 
 
+@pytest.mark.parametrize("extra", [[], [helper.make_node("Shape", ["image"], ["sizes"])]])
+def test_what_is_wrong_even_unfolded_is_refused(extra, tmp_path):
+    noisy = [helper.make_node("RandomNormalLike", ["image"], ["noise"]), helper.make_node("Add", ["image", "noise"], ["in"])]
+    with pytest.raises(ModelError, match="once prepared, its outputs differ by") as caught:
+        work(nets.conv_net(nets.weights(4, 3, 3, 3), first=[*noisy, *extra], data="in"), tmp_path)
+    assert "random numbers" in caught.value.remedy
+    assert not (tmp_path / "prepared.onnx").exists()
+
+
+def test_outputs_that_jump_by_rounding_do_not_undo_a_right_input_that_is_not_folded(tmp_path):
+    net = jumpy_net()
+    net.graph.node[0].input[0] = "bent"
+    net.graph.node.insert(0, helper.make_node("Sigmoid", ["image"], ["bent"]))
+    net.graph.node.insert(0, helper.make_node("Shape", ["image"], ["sizes"]))
+    net.graph.node.insert(1, helper.make_node("Cast", ["sizes"], ["unused"], to=onnx.TensorProto.FLOAT))
+    outcome, _ = work(net, tmp_path)
+    assert outcome.max_difference > 1e-4, "the net no longer shows the effect"
+    assert not outcome.folded
+
+
 def test_a_fixed_size_is_named_when_another_is_asked(tmp_path):
     assert work(nets.fixed_size(64), tmp_path)[0].folded
     with pytest.raises(ModelError, match="does not run at 96x96") as caught:
@@ -122,4 +142,4 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.delattr(agent.building, "graph", raising=False)
     with pytest.raises(ModelError) as caught:
         work(whole(), tmp_path)
-    assert caught.value.remedy == "pip install 'vedette[build]'"
+    assert caught.value.remedy == missing_extra("build")

@@ -1,4 +1,5 @@
 import logging
+import os
 
 import cv2
 import numpy as np
@@ -51,6 +52,25 @@ def test_unreadable_picture_is_passed_over_with_a_line_in_the_log(folder, caplog
     assert [record.getMessage() for record in caplog.records] == [
         f"picture {folder / 'b.JPG'} cannot be decoded; passed over",
         f"picture {folder / 'c.bmp'} cannot be decoded; passed over"]
+
+
+def test_a_bad_picture_is_logged_once_however_often_it_comes_round_and_again_when_it_changed(folder, caplog):
+    torn = folder / "b.JPG"
+    torn.write_bytes(b"\xff\xd8 torn")
+    source = opened(folder, "?loop=1")
+    assert [source.grab() for _ in range(7)] == [0, 2, 3, 0, 2, 3, 0]
+    assert opened(folder, "?loop=1").grab() == 0
+    assert len(caplog.records) == 1
+    opened_anew = opened(folder, "?loop=1")
+    assert [opened_anew.grab() for _ in range(2)] == [0, 2]
+    assert len(caplog.records) == 1
+    torn.write_bytes(b"\xff\xd8 torn again")
+    os.utime(torn, ns=(1, 1))
+    assert [source.grab() for _ in range(5)] == [2, 3, 0, 2, 3]
+    assert len(caplog.records) == 2
+    torn.unlink()
+    assert [source.grab() for _ in range(6)] == [0, 2, 3, 0, 2, 3]
+    assert len(caplog.records) == 3
 
 
 @pytest.mark.parametrize(("query", "kind"), [("", SourceGoneError), ("?loop=1", SourceError)])

@@ -1,5 +1,6 @@
 """Video files: real ones, written by the test, and damaged in the ways files get damaged."""
 
+import sys
 import wave
 
 import cv2
@@ -8,7 +9,8 @@ import pytest
 
 from agent.capture.opencv import StreamSource, with_login
 from agent.capture.opening import SourceOptions, open_source
-from agent.errors import EndOfStreamError, SourceError, SourceGoneError
+from agent.capture.quiet import load_cv2
+from agent.errors import EndOfStreamError, SourceError, SourceGoneError, missing_extra
 from tests.helpers.scripted_source import Clock
 
 FRAMES = 12
@@ -165,3 +167,10 @@ def test_backlog_from_opening_is_passed_over(monkeypatch):
     ("u ü", "p@s/w:d?#1%", "rtsp://u%20%C3%BC:p%40s%2Fw%3Ad%3F%231%25@[::1]:554/a?b=c")])
 def test_login_is_percent_encoded(username, password, url):
     assert with_login("rtsp://[::1]:554/a?b=c", username, password) == url
+
+
+def test_a_missing_opencv_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(SourceError, match="OpenCV cannot be loaded") as caught:
+        load_cv2()
+    assert caught.value.remedy.endswith(missing_extra("cpu"))

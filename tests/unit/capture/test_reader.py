@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from agent.backoff import FullJitter
 from agent.errors import SourceError, SourceGoneError
 from agent.records import SourceState
 from tests.helpers.scripted_source import Clock, Hang, ScriptedSource, Stage, noise, until
@@ -261,21 +262,61 @@ def test_stop_ends_the_thread_and_closes_the_source(play):
     assert len(stage.opened) == 1
 
 
-def test_a_good_frame_makes_the_next_wait_short_again(play):
-    first = Hang()
-    stage = play(first, *[SourceError("no route")] * 4, ScriptedSource([noise(0), Hang()]))
-    bounds = []
+class Bounds(FullJitter):
+    """Waits for nothing and remembers how long it might have waited."""
 
-    class Draw:
-        def next(self):
-            bounds.append("wait")
-            return 0.0
+    def __init__(self) -> None:
+        super().__init__(0.25, 30.0, lambda: 0.0)
+        self.bounds = []
 
-        def reset(self):
-            bounds.append("reset")
+    def next(self) -> float:
+        self.bounds.append(self._bound_s)
+        return super().next()
 
+
+def waits(play, sessions):
+    """Play sessions on a stopped clock that their steps may move; return the bounds of the waits after each."""
+    clock, first = Clock(), Hang()
+    last = Hang()
+    sources = [ScriptedSource([*steps(clock), SourceError("broke off")]) for steps in sessions]
+    stage = play(first, *sources, ScriptedSource([last]), clock=clock)
     assert first.entered.wait(5)
-    stage.reader._retry = Draw()
+    stage.reader._retry = Bounds()
     first.release.set()
-    stage.until_told(2)
-    assert bounds == ["wait"] * 4 + ["reset"]
+    assert last.entered.wait(5)
+    return stage.reader._retry.bounds
+
+
+def test_a_source_that_gives_a_few_frames_and_dies_is_opened_ever_more_rarely(play):
+    def short(clock):
+        return [noise(0), lambda: clock.advance(5), noise(1), lambda: clock.advance(4.9), noise(2), lambda: clock.advance(60)]
+
+    assert waits(play, [short] * 9) == [0.25, 0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_after_ten_good_seconds_the_next_wait_is_short_again(play):
+    def short(clock):
+        return [noise(0)]
+
+    def steady(clock):
+        return [step for i in range(3) for step in (noise(i), lambda: clock.advance(5))]
+
+    assert waits(play, [short, short, short, steady, short]) == [0.25, 0.5, 1, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("picture", [BLACK, noise(7)], ids=["black", "still"])
+def test_the_first_pictures_after_an_outage_are_not_judged_by_those_before(picture, play):
+    clock, hang = Clock(time.monotonic()), Hang()
+    before = [picture, picture, lambda: clock.advance(4), picture]
+    after = [picture, lambda: clock.advance(4), picture, lambda: clock.advance(0.9), picture, hang]
+    stage = play(ScriptedSource([*before, SourceError("broke off")]),
+                 ScriptedSource([lambda: clock.advance(60), *after]), clock=clock, wall=clock)
+    assert hang.entered.wait(5)
+    assert stage.states() == ["live", "down", "live"]
+
+
+def test_a_new_size_is_told_also_when_an_outage_lay_between(play):
+    hang = Hang()
+    stage = play(ScriptedSource([noise(0), SourceError("broke off")]), ScriptedSource([noise(1, 128, 96), hang]))
+    assert hang.entered.wait(5)
+    assert [change.reason for change in stage.changes[3:]] == ["resolution changed 64x48 → 128x96"]

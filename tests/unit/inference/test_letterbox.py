@@ -1,9 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import SourceError
+from agent.errors import EngineError, SourceError, missing_extra
 from agent.inference.letterbox import Letterbox
 
 side = st.integers(1, 80) | st.sampled_from([319, 320, 321, 1080, 3000, 4000])
@@ -100,3 +103,15 @@ def test_an_empty_picture_is_refused():
 def test_a_wrong_canvas_is_refused(out):
     with pytest.raises(ValueError, match="out must be"):
         Letterbox(32, 32).place(picture(5, 5), out)
+
+
+def test_a_missing_opencv_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(EngineError, match="OpenCV cannot be loaded") as caught:
+        Letterbox(32, 32)
+    assert caught.value.remedy.endswith(missing_extra("cpu"))
+
+
+def test_the_agents_parts_can_be_imported_on_a_base_install():
+    code = "import sys; sys.modules.update(cv2=None, onnxruntime=None, onnx=None); import agent.assembly, agent.supervisor"
+    subprocess.run([sys.executable, "-c", code], cwd="/", check=True)

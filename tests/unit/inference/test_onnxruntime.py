@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from agent.building.prepare import Job
 from agent.building.recipe import InputTable
 from agent.building.worker import work
-from agent.errors import EngineError
-from agent.inference.onnxruntime import OnnxRuntimeEngine
+from agent.errors import EngineError, missing_extra
+from agent.inference.onnxruntime import OnnxRuntimeEngine, check_provider
 from tests.helpers import onnx_models as nets
 
 SIZE = (32, 64)
@@ -144,6 +144,16 @@ def test_a_provider_that_is_not_there_is_an_error_and_no_fallback(yolo):
     assert "[engine] provider" in caught.value.remedy
 
 
+def test_a_provider_is_checked_without_an_engine(monkeypatch):
+    check_provider("CPUExecutionProvider")
+    with pytest.raises(EngineError, match=r"'MoonExecutionProvider' is not in this onnxruntime; it has .*CPUExecution"):
+        check_provider("MoonExecutionProvider")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError) as caught:
+        check_provider("CPUExecutionProvider")
+    assert caught.value.remedy == missing_extra("cpu")
+
+
 def test_a_provider_that_silently_gives_way_is_an_error(yolo, monkeypatch):
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -157,7 +167,7 @@ def test_a_missing_package_names_the_extra(yolo, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineError) as caught:
         engine(yolo)
-    assert caught.value.remedy == "pip install 'vedette[cpu]'"
+    assert caught.value.remedy == missing_extra("cpu")
 
 
 def test_importing_the_module_does_not_import_the_runtime():

