@@ -164,6 +164,7 @@ def _import_runtime() -> Any:
         import onnxruntime  # noqa: PLC0415 -- 0.2 s and 57 MB that only those who run a model pay
     except ImportError as error:
         raise EngineError(f"onnxruntime cannot be imported: {error}", missing_extra("cpu")) from error
+    onnxruntime.disable_telemetry_events()  # a camera's box talks to its own upstream only
     return onnxruntime
 
 

@@ -64,6 +64,7 @@ def test_told_to_stop_it_takes_the_agent_along_and_tidies_up(started, tmp_path, 
     assert (process.returncode, errors) == (0, "")
     assert "looked at" in said, "what was found until then is shown"
     assert not Path(f"/proc/{child}").exists()
+    assert "stopping: SIGTERM" in (tmp_path / "out/agent.log").read_text(), "it did not wait for the clip's end"
     assert not list((tmp_path / "tmp").glob("vedette-*"))
 
 
@@ -74,6 +75,7 @@ def test_a_reader_that_goes_ends_it(started, tmp_path):
     assert process.wait(25) == 0
     assert process.stderr.read() == ""
     assert not Path(f"/proc/{child}").exists()
+    assert "stopping: SIGTERM" in (tmp_path / "out/agent.log").read_text(), "it did not wait for the clip's end"
     assert not list((tmp_path / "tmp").glob("vedette-*"))
 
 
