@@ -95,7 +95,7 @@ class Supervisor:
                 self.view.looking(pipeline, engine)
                 looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
 
-                self._watch(readers, lambda: self._ended(readers, pipeline))
+                self._watch(readers, pipeline)
 
                 self._stop.set()
                 for thread in looking:
@@ -139,7 +139,9 @@ class Supervisor:
         """
         loaded: list[Engine] = []
         loader = self._start("loader", lambda: loaded.append(self._load(recipe, self._prepare(recipe, state_dir))))
-        self._watch(readers, lambda: not loader.is_alive())
+        while loader.is_alive() and not self._stop.is_set():
+            loader.join(_TICK_S)
+            _check(readers)
         return loaded[0] if loaded else None
 
     def _prepare(self, recipe: Recipe, state_dir: Path) -> Prepared:
@@ -191,17 +193,13 @@ class Supervisor:
     def _alive(self) -> bool:
         return self._crash is None and all(beat.fresh() for beat in self.view.heartbeats())
 
-    def _watch(self, readers: Mapping[str, Reader], done: Callable[[], bool]) -> None:
-        """Replace hung readers until ``done``, or until a signal or a defect stops the agent."""
-        while not done() and not self._stop.wait(_TICK_S):
-            for reader in readers.values():
-                reader.check()
-
-    def _ended(self, readers: Mapping[str, Reader], pipeline: Pipeline) -> bool:
-        ended = all(reader.status().finished for reader in readers.values()) and pipeline.idle()
-        if ended:
-            _LOG.info("all sources have ended")
-        return ended
+    def _watch(self, readers: Mapping[str, Reader], pipeline: Pipeline) -> None:
+        """Replace hung readers and wait for the end: a signal, a defect, or no source left to read."""
+        while not self._stop.wait(_TICK_S):
+            _check(readers)
+            if all(reader.status().finished for reader in readers.values()) and pipeline.idle():
+                _LOG.info("all sources have ended")
+                return
 
     # Ending ---------------------------------------------------------------------------------------------------
 
@@ -234,6 +232,11 @@ class Supervisor:
             _LOG.error("no source could be read")
             return EXIT_DOWN
         return EXIT_DEGRADED if failed or not delivered else EXIT_OK
+
+
+def _check(readers: Mapping[str, Reader]) -> None:
+    for reader in readers.values():
+        reader.check()
 
 
 def run(config: Config) -> int:
