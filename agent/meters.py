@@ -16,6 +16,7 @@ _LOWEST_S = 1e-5
 _STEP = math.log(1.05)
 _BUCKETS = int(math.log(100 / _LOWEST_S) / _STEP) + 2
 _WINDOW_S = 60.0
+_SLOTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +108,27 @@ class Rate:
 
     def __init__(self, span_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._slots = [0] * 10
-        self._slot_s = span_s / 10
+        self._slot_s = span_s / _SLOTS
+        self._slots = [0] * (_SLOTS + 1)  # one more: the newest is still filling
         self._head = int(clock() / self._slot_s)
         self._born = clock()
 
     def add(self, count: int = 1) -> None:
         """Count ``count`` events now."""
         self._turn()
-        self._slots[self._head % 10] += count
+        self._slots[self._head % len(self._slots)] += count
 
     def per_second(self) -> float:
         """Return the mean rate over the span (or since birth, when younger)."""
         self._turn()
-        span = min(self._slot_s * 10, max(self._clock() - self._born, self._slot_s))
-        return sum(self._slots) / span
+        now = self._clock()
+        span_s = self._slot_s * _SLOTS + (now - self._head * self._slot_s)
+        return sum(self._slots) / max(min(span_s, now - self._born), self._slot_s)
 
     def _turn(self) -> None:
         head = int(self._clock() / self._slot_s)
-        for slot in range(self._head + 1, min(head, self._head + 10) + 1):
-            self._slots[slot % 10] = 0
+        for slot in range(self._head + 1, min(head, self._head + len(self._slots)) + 1):
+            self._slots[slot % len(self._slots)] = 0
         self._head = max(self._head, head)
 
 

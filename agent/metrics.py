@@ -42,7 +42,7 @@ def prometheus(snapshot: Snapshot) -> str:
     if spool := snapshot.spool:
         series("spool_events", "gauge", "Events waiting for delivery.", ({}, spool.depth))
         series("spool_pending_events", "gauge", "Events in memory, waiting for their commit.", ({}, spool.pending))
-        series("spool_failed_commits_total", "counter", "Commits put off because the disk was full.",
+        series("spool_failed_commits_total", "counter", "Commits that could not be made at once.",
                ({}, spool.failed_commits))
         series("spool_bytes", "gauge", "Size of the spool on disk.", ({}, spool.bytes))
         series("spool_oldest_seconds", "gauge", "Age of the oldest waiting event.", ({}, spool.oldest_age_s))

@@ -1,4 +1,4 @@
-"""The loop: newest frames in, results out. Two threads, no I/O of their own.
+"""The loop: newest frames in, results out. The work of two threads, which the supervisor starts; no I/O of its own.
 
 ``look`` (the inference thread) takes the newest frames, fairly, and runs the engine on them; the readers have laid
 them on its canvas already.

@@ -62,7 +62,7 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
 class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
     """The durable queue.
 
-    ``pending`` events wait in memory for their commit; ``failed_commits`` were put off because the disk was full;
+    ``pending`` events wait in memory for their commit; ``failed_commits`` could not be made at once;
     ``refused`` counts events that were lost for want of room, by reason.
     """
 

@@ -106,7 +106,10 @@ class Supervisor:
             if self._crash is None:
                 self._leave_word(state_dir)
         self._raise_crash()
-        return self._verdict(readers, delivered)
+        lost = spool.stats().pending + sum(spool.stats().refused.values())
+        if lost:
+            _LOG.error("%d events are lost: there was no room for them", lost)
+        return self._verdict(readers, delivered and not lost)
 
     def stop(self) -> None:
         """End the run; safe from a signal handler and from any thread."""
@@ -205,15 +208,13 @@ class Supervisor:
 
     def _wind_up(self, spool: Spool, uploader: Uploader | None, uploading: threading.Thread | None) -> bool:
         """Commit what is found and give the upstream a last chance; tell whether nothing is left to send."""
-        whole = spool.flush(_STOP_S) and not spool.stats().refused
-        if not whole:
-            _LOG.error("events are lost: %d refused, %d could not be committed", sum(spool.stats().refused.values()),
-                       spool.stats().pending)
+        if not spool.flush(_STOP_S):
+            _LOG.warning("%d events are not committed yet; one last try follows", spool.stats().pending)
         if uploader is None or uploading is None:
-            return whole
+            return True
         uploading.join(_STOP_S)
         if uploader.drain(self._config.upstream.drain):
-            return whole
+            return True
         _LOG.warning("%d events are not delivered; they stay in the spool and go out after the next start (%s)",
                      spool.stats().depth, uploader.status().reason)
         return False

@@ -27,6 +27,7 @@ from agent.snapshot import (
     UpstreamView,
 )
 
+_CONNECTING_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -83,7 +84,7 @@ class View:
         sources = [self._source(name) for name in list(self._sources)]
         upstream, spool = self._upstream(), self._spool_view()
         problems = list(self._problems(sources, upstream, spool))
-        blind = bool(sources) and all(source.state == SourceState.DOWN for source in sources)
+        blind = bool(sources) and not any(_sees(source) for source in sources)
         state = ("stopping" if stopping else "starting" if not self.ready else "down" if blind
                  else "degraded" if problems else "running")
         return Snapshot(
@@ -150,18 +151,28 @@ class View:
     def _problems(self, sources: list[SourceView], upstream: UpstreamView | None, spool: SpoolView | None
                   ) -> Iterator[str]:
         for source in sources:
-            if source.state not in {SourceState.LIVE, SourceState.ENDED, SourceState.CONNECTING}:
-                yield f"source {source.name} is {source.state}: {source.reason}"
+            if source.state not in {SourceState.LIVE, SourceState.ENDED} and not _young(source):
+                yield f"source {source.name} is {source.state} for {source.since_s:.0f} s: {source.reason}"
         if upstream and upstream.state in {"retrying", "holding"}:
             yield f"upstream is {upstream.state}: {upstream.reason}"
         if spool and self._spool and self._spool.stuck:
-            yield f"the spool cannot be written, the disk is full: {spool.pending} events wait in memory"
+            yield f"the spool cannot be written, {self._spool.stuck}: {spool.pending} events wait in memory"
         if spool:
             for why, count in spool.refused.items():
                 yield f"{count} events were refused by the spool: {why}"
         for beat in self.heartbeats():
             if not beat.fresh():
                 yield f"{beat.name} has not moved for {beat.age_s():.0f} s"
+
+
+def _young(source: SourceView) -> bool:
+    """Tell whether a source is only just being opened."""
+    return source.state == SourceState.CONNECTING and source.since_s <= _CONNECTING_S
+
+
+def _sees(source: SourceView) -> bool:
+    """Tell whether pictures come from a source, came until its end, or may come in a moment."""
+    return _young(source) or source.state not in {SourceState.DOWN, SourceState.CONNECTING}
 
 
 def _stage(histogram: Histogram) -> StageView:

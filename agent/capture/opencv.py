@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from agent.capture.address import HIGHEST_RATE, LOWEST_RATE, ClipAddress, StreamAddress
 from agent.capture.pacing import Pacer
 from agent.capture.quiet import load_cv2
-from agent.capture.rtsp import diagnose
+from agent.capture.rtsp import diagnose, greet
 from agent.errors import EndOfStreamError, SourceError, SourceGoneError
 from agent.records import Pixels
 from agent.redact import redact
@@ -90,9 +90,12 @@ class ClipSource:
                               "off, or its duration is wrong", "copy the file again, or repack it as MP4")
         if not self._loop:
             raise EndOfStreamError(f"clip {self._path} ended after {self._next} frames")
+        self._next = 0
+        # Going back is cheaper than opening again, which not every container spares us.
+        if self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self._capture.grab():
+            return
         self._capture.release()
         self._capture = self._open()
-        self._next = 0
         if not self._capture.grab():
             raise self._error(f"clip {self._path} could not be read again from its start", "check the file")
 
@@ -121,6 +124,7 @@ class StreamSource:
         self._clock = clock
         self._next = 0
         begin_s = clock()
+        greet(address.url, open_timeout_s)
         self._capture = cv2.VideoCapture(with_login(address.url, username, password), cv2.CAP_FFMPEG, [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(open_timeout_s * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(read_timeout_s * 1000), cv2.CAP_PROP_N_THREADS, 1])

@@ -20,6 +20,9 @@ def load_cv2() -> Any:
     os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _FFMPEG_SAYS_NOTHING  # read once, when the first video is opened
     # Process-wide, too: OpenCV takes no FFmpeg options a capture. Files ignore it. UDP loses packets, so TCP.
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp"
+    # OpenCV opens one capture at a time in the whole process unless it is told that FFmpeg can do more (it can, since
+    # version 4): a host that accepts and never answers would stop every other source for its open timeout.
+    os.environ["OPENCV_FFMPEG_IS_THREAD_SAFE"] = "1"
     try:
         import cv2  # noqa: PLC0415  (the two lines above must run before its first use)
     except ImportError as error:

@@ -1,16 +1,45 @@
-"""Why an RTSP stream did not open, asked of the camera itself: OpenCV only says that it did not.
+"""Asked of an RTSP camera itself, on a connection of its own: is it there, and why did its stream not open?
 
-One DESCRIBE without a login on a connection of its own (RFC 2326, 10.2). It never sends a secret.
+One OPTIONS before opening, one DESCRIBE without a login after a failure (RFC 2326, 10.1 and 10.2). It never sends a
+secret.
 """
 
 import socket
 from urllib.parse import urlsplit
 
+from agent.errors import SourceError
 from agent.redact import redact
 
 _LONGEST_S = 2.0
 _PORTS = {"rtsp": 554, "rtsps": 322}
 _NETWORK = "check the camera's power, its network and the address"
+
+
+def greet(url: str, limit_s: float) -> None:
+    """Make sure that somebody answers before OpenCV opens the stream.
+
+    OpenCV 4.8 and older open one capture at a time in a process; a host that accepts and then says nothing would hold
+    all other sources for the whole timeout.
+
+    Args:
+        url: The stream's address, without a login.
+        limit_s: As long may it take, seconds.
+
+    Raises:
+        SourceError: no connection, or no answer in time.
+    """
+    parts = urlsplit(url)
+    place = (parts.hostname or "", parts.port or _PORTS[parts.scheme])
+    try:
+        with socket.create_connection(place, limit_s) as connection:
+            if parts.scheme == "rtsp":
+                connection.settimeout(limit_s)
+                connection.sendall(f"OPTIONS {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+                connection.recv(1)
+    except TimeoutError as error:
+        raise SourceError(f"{redact(url)}: no answer", _NETWORK) from error
+    except OSError as error:
+        raise SourceError(f"{redact(url)}: no connection: {error.strerror or error}", _NETWORK) from error
 
 
 def diagnose(url: str, limit_s: float, *, login: bool) -> tuple[str, str]:

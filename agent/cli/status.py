@@ -57,7 +57,8 @@ def _last_word(state_dir: Path) -> None:
         last = msgspec.json.decode(word.read_bytes(), type=Snapshot)
     except FileNotFoundError:
         if (state_dir / "spool.sqlite").is_file():
-            click.echo("the last run left no word: it was killed, it crashed, or the power failed", err=True)
+            click.echo("the last run left no word: it was killed, it crashed, the power failed or its disk was full",
+                       err=True)
         return
     except (OSError, msgspec.DecodeError) as error:
         click.echo(f"{word} cannot be read: {error}", err=True)

@@ -47,7 +47,7 @@ class SpoolStats:
         committed: Events on the disk.
         acked: Events acknowledged by the upstream.
         refused: Events not taken, by reason: ``memory_full``, ``spool_full``, ``closed``.
-        failed_commits: Commits put off because the disk was full.
+        failed_commits: Commits that could not be made at once: the disk was full or the file held.
         commit: Seconds of one commit.
     """
 
@@ -78,7 +78,7 @@ class Spool(AbstractContextManager["Spool"]):
         clock: Wall clock, seconds since the epoch.
 
     Attributes:
-        stuck: The last commit was put off because the disk is full; new events wait in memory.
+        stuck: Why the last commit was put off and new events wait in memory; empty when it went well.
         crash: Set when the file can no longer be written; the writer thread has then ended by raising it
             (``threading.excepthook`` sees it), and the agent must end and start again.
 
@@ -104,7 +104,7 @@ class Spool(AbstractContextManager["Spool"]):
         self._refused: Counter[str] = Counter()
         self._hurry = 0
         self._closing = threading.Event()
-        self.stuck = False
+        self.stuck = ""
         self._commit_s = Histogram()
         self._lock_file = take_lock(path)
         self._disk = threading.Lock()  # guards the file and what is known of it
@@ -230,12 +230,15 @@ class Spool(AbstractContextManager["Spool"]):
         """Commit group after group until the spool is closed or its file fails."""
         try:
             while group := self._next_group():
-                if self._commit(group):
-                    self.stuck = False
+                why = self._commit(group)
+                if not why:
+                    if self.stuck:
+                        _log.info("spool: writing again; %d events had waited", len(group))
+                    self.stuck = ""
                     continue
                 if not self.stuck:
-                    _log.warning("spool: disk full; new events wait in memory")
-                self.stuck = True
+                    _log.warning("spool: cannot be written, %s; new events wait in memory", why)
+                self.stuck = why
                 if self._closing.wait(_RETRY_S):
                     return
         except SpoolError as error:
@@ -259,14 +262,15 @@ class Spool(AbstractContextManager["Spool"]):
                 self._ready.wait(min(wait_s, _BEAT_S))
             return list(islice(self._ring, self._commit_events))
 
-    def _commit(self, group: list[Pending]) -> bool:
+    def _commit(self, group: list[Pending]) -> str:
+        """Write a group; return why it cannot be written for now, or nothing."""
         with self._disk:
             started = time.monotonic()
             try:
                 self._file.insert(group)
-            except SpoolFullError:
+            except SpoolFullError as error:
                 self._failed_commits += 1
-                return False
+                return error.why
             self._commit_s.record(time.monotonic() - started)
             self._unsealed += len(group)
             self._levels = self._file.levels()
@@ -275,7 +279,7 @@ class Spool(AbstractContextManager["Spool"]):
                 self._ring_bytes -= len(self._ring.popleft().event.body)
             self._committed += len(group)
             self._ready.notify_all()
-        return True
+        return ""
 
 
 def _size(path: Path) -> int:

@@ -34,6 +34,7 @@ _JOURNAL_BYTES = 1024 * 1024
 _BUSY_MS = 5000
 # Pages given back to the file system at a time: a file that grew in an outage must shrink, but not in one long write.
 _VACUUM_PAGES = 1024
+_PASSING = {"database or disk is full": "the disk is full", "database is locked": "another process holds the file"}
 _ORDINARY = 1
 _CLASSES = {"detection": 0, "gap": 2, "update.outcome": 2}
 _TABLES = """
@@ -49,7 +50,14 @@ CREATE TABLE batch (
 
 
 class SpoolFullError(SpoolError):
-    """The disk is full or the file is held by another process: nothing was changed, try again later."""
+    """The file cannot be written for now; nothing was changed, try again later.
+
+    ``why`` says it in words: the disk is full, or another process holds the file.
+    """
+
+    def __init__(self, what: str, remedy: str, why: str) -> None:
+        super().__init__(what, remedy)
+        self.why = why
 
 
 class Pending(NamedTuple):
@@ -243,8 +251,8 @@ class SpoolFile:
         except sqlite3.Error as error:
             text = str(error)
             # By message: sqlite_errorcode exists from Python 3.11 on.
-            if text in {"database or disk is full", "database is locked"}:
-                raise SpoolFullError(f"{self._path}: {text}", "make room on that disk, or end who holds the file"
+            if why := _PASSING.get(text):
+                raise SpoolFullError(f"{self._path}: {text}", "make room on that disk, or end who holds the file", why
                                      ) from error
             raise SpoolError(f"{self._path}: {text}", "check the disk and the file's owner; if the file is damaged, "
                              "move it away and the agent starts an empty one") from error

@@ -169,8 +169,8 @@ class Uploader:
                 self._spool.ack(batch)
                 self._delivered(batch)
                 return 0
-        except SpoolFullError:
-            result = Verdict(Kind.RETRY, "disk full, the spool cannot be written")
+        except SpoolFullError as error:
+            result = Verdict(Kind.RETRY, f"the spool cannot be written: {error.why}")
         self._put_off(result)
         return _TICK_S
 

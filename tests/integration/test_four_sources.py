@@ -1,5 +1,6 @@
 """Two clips, one real RTSP camera that is killed and comes back, one that never was there: nobody disturbs anybody."""
 
+import socket
 import time
 
 import pytest
@@ -72,3 +73,30 @@ def test_a_camera_dies_and_returns_and_the_others_never_notice(tmp_path, fresh_s
     assert [now for name, now in changes if name == "yard"] == ["live", "down", "live"]
     assert [now for name, now in changes if name == "ghost"] == ["down"]
     assert [now for name, now in changes if name in CLIPS] == ["live", "live"]
+
+
+def test_a_host_that_accepts_and_never_answers_holds_nobody(tmp_path, fresh_state):
+    """OpenCV opens one capture at a time in a process, unless it is told better."""
+    need_rtsp()
+    camera = RtspCamera(tmp_path / "camera", "--fps", "15")
+    camera.start()
+    try:
+        with socket.socket() as mute:
+            mute.bind(("127.0.0.1", 0))
+            mute.listen(50)
+            config = write_config(
+                tmp_path, source("a-mute", f"rtsp://127.0.0.1:{mute.getsockname()[1]}/cam", open_timeout="8s"), source("b-yard", camera.url),
+                source("c-car", f"{media.fetch(*media.CARPHONE).as_uri()}?loop=1"), state=fresh_state)
+            with Agent(config) as agent:
+                agent.until(lambda s: s.ready and source_named(s, "c-car").processed > 5, 6, "the clip is not held")
+                agent.until(lambda s: source_named(s, "b-yard").state == "live", 6, "the camera is not held")
+                assert source_named(agent.snapshot(), "a-mute").state == "connecting"
+                began, seen = time.monotonic(), source_named(agent.snapshot(), "c-car").seen
+                told = agent.until(lambda s: source_named(s, "a-mute").state == "down", 12)
+                # The clip, four seconds long, went round meanwhile without a pause.
+                rate = (source_named(told, "c-car").seen - seen) / (time.monotonic() - began)
+                assert rate == pytest.approx(30, rel=0.15)
+                assert "no answer" in source_named(told, "a-mute").reason
+                assert agent.stop() == 0
+    finally:
+        camera.kill()

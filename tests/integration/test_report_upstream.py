@@ -343,12 +343,12 @@ def test_a_full_disk_is_waited_for_and_a_damaged_file_ends_the_thread(parts, tmp
     def stubborn(batch):
         if full:
             full.pop()
-            raise SpoolFullError("full")
+            raise SpoolFullError("full", "", "the disk is full")
         ack(batch)
 
     monkeypatch.setattr(delivery.spool, "ack", stubborn)
     delivery.uploader._step(0)
-    assert delivery.uploader.status().reason == "disk full, the spool cannot be written"
+    assert delivery.uploader.status().reason == "the spool cannot be written: the disk is full"
     assert delivery.uploader.drain(10)
     assert stored(server) == names(3)
     assert server.duplicates == 3

@@ -89,7 +89,7 @@ if what == "postprocess":
 if what == "status":
     supervisor.View.snapshot = fail(ZeroDivisionError("a defect in the view"))
 if what == "disk full":
-    SpoolFile.insert = fail(SpoolFullError("full"))
+    SpoolFile.insert = fail(SpoolFullError("full", "", "the disk is full"))
 supervisor.Supervisor = Faulty
 try:
     sys.exit(supervisor.run(load(Path(path))))

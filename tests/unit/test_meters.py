@@ -55,13 +55,17 @@ def test_old_durations_leave_and_totals_stay():
     assert histogram.count == 4
 
 
-def test_rate_counts_the_last_seconds_only():
+@given(st.floats(0, 1000), st.integers(5, 60))
+def test_rate_is_right_at_every_moment(begin, per_second):
     clock = Clock()
+    clock.now = begin
     rate = Rate(span_s=5, clock=clock)
-    for _ in range(50):
-        clock.now += 0.1
+    for count in range(per_second * 12):
+        clock.now = begin + (count + 1) / per_second
         rate.add()
-    assert rate.per_second() == pytest.approx(10, rel=0.11)
+        if clock.now > begin + 6:
+            # One event more or less lies in the span, depending on where it is cut.
+            assert rate.per_second() == pytest.approx(per_second, abs=0.21 + 1e-6)
     clock.now += 60
     assert rate.per_second() == 0
 

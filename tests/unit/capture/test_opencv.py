@@ -138,6 +138,7 @@ def stream(monkeypatch, reads):
         return FakeCapture(clock, reads)
 
     monkeypatch.setattr("agent.capture.opencv.cv2.VideoCapture", capture)
+    monkeypatch.setattr("agent.capture.opencv.greet", lambda *_: None)
     from agent.capture.address import StreamAddress
     source = StreamSource(StreamAddress(url="rtsp://cam/live"), username="u", password="p", open_timeout_s=4,
                           read_timeout_s=2, clock=clock)

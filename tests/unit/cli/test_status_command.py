@@ -42,7 +42,7 @@ def served(tmp_path):
 
 @pytest.mark.parametrize(("left", "said"), [
     ({LAST_STATUS: msgspec.json.encode(snapshot(problems=["gate is down"])), "spool.sqlite": b""}, ["in good order at", "gate is down"]),
-    ({"spool.sqlite": b""}, ["left no word: it was killed, it crashed, or the power failed"]),
+    ({"spool.sqlite": b""}, ["left no word: it was killed, it crashed, the power failed or its disk was full"]),
     ({LAST_STATUS: b"{", "spool.sqlite": b""}, ["last-status.json cannot be read"]),
     ({}, []),
 ])

@@ -226,7 +226,7 @@ def test_what_does_not_fit_the_disk_stays_in_memory_until_it_does(tmp_path, monk
 
     def full(self, pending):
         if not broken.is_set():
-            raise SpoolFullError("full")
+            raise SpoolFullError("full", "", "the disk is full")
         insert(self, pending)
 
     monkeypatch.setattr(SpoolFile, "insert", full)
