@@ -42,6 +42,30 @@ def write_config(folder: Path, *parts: str, state: Path | None = None) -> Path:
     return folder / "config.toml"
 
 
+def write_recipe(folder: Path, name: str, model: str, *, sha256: str = "", classes: str = '"a", "b"') -> str:
+    """Write folder/recipes/NAME/recipe.toml for a small model; return the `[engine]` section that uses it."""
+    place = folder / "recipes" / name
+    place.mkdir(parents=True, exist_ok=True)
+    given = f'sha256 = "{sha256}"' if sha256 else ""
+    (place / "recipe.toml").write_text(f"""
+schema = 1
+name = "{name}"
+task = "detect"
+summary = "{name}"
+licence = "none"
+[model]
+source = "{model}"
+{given}
+[input]
+size = [64, 64]
+colour = "rgb"
+scale = 0.00392156862745098
+[head]
+classes = [{classes}]
+""")
+    return f'[engine]\nrecipe = "{name}"\nrecipes = ["{folder}/recipes"]\n'
+
+
 def source(name: str, url: str, **more: str) -> str:
     return f'[source.{name}]\nurl = "{url}"\n' + "".join(f'{key} = "{value}"\n' for key, value in more.items())
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from agent.cli.receiver import Receiver
-from tests.helpers.agent import Agent, ReceiverProcess, source, source_named, upstream, write_config
+from tests.helpers.agent import Agent, ReceiverProcess, source, source_named, upstream, write_config, write_recipe
 
 
 def test_a_clip_becomes_delivered_reports(tmp_path, fresh_state, carphone):
@@ -58,24 +58,8 @@ def test_it_stops_when_told_while_a_model_is_still_on_its_way(tmp_path, carphone
     with socket.socket() as mute:  # accepts, and never says a word
         mute.bind(("127.0.0.1", 0))
         mute.listen()
-        (tmp_path / "recipes/far").mkdir(parents=True)
-        (tmp_path / "recipes/far/recipe.toml").write_text(f"""
-schema = 1
-name = "far"
-task = "detect"
-summary = "far"
-licence = "none"
-[model]
-source = "https://127.0.0.1:{mute.getsockname()[1]}/model.onnx"
-sha256 = "{'0' * 64}"
-[input]
-size = [64, 64]
-colour = "rgb"
-scale = 1.0
-[head]
-classes = ["a"]
-""")
-        config = write_config(tmp_path, source("car", carphone.as_uri()), f'[engine]\nrecipe = "far"\nrecipes = ["{tmp_path}/recipes"]')
+        far = write_recipe(tmp_path, "far", f"https://127.0.0.1:{mute.getsockname()[1]}/model.onnx", sha256="0" * 64)
+        config = write_config(tmp_path, source("car", carphone.as_uri()), far)
         with Agent(config) as agent:
             agent.until(lambda s: s.state == "starting" and s.sources, what="it starts")
             assert agent.snapshot().exit_code() == 2

@@ -12,23 +12,7 @@ from agent.cli.config import config as command
 from agent.cli.receiver import make_certificates
 from agent.config import load
 from agent.errors import EXIT_CONFIG, ConfigError
-from tests.helpers.agent import write_config
-
-RECIPE = """
-schema = 1
-name = "mine"
-task = "detect"
-summary = "mine"
-licence = "mine"
-[model]
-source = "file:model.onnx"
-[input]
-size = [64, 64]
-colour = "rgb"
-scale = 0.00392156862745098
-[head]
-classes = ["a", "b"]
-"""
+from tests.helpers.agent import write_config, write_recipe
 
 
 @pytest.fixture
@@ -38,8 +22,7 @@ def box(tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     made = make_certificates(tmp_path)
     (tmp_path / "clip.mp4").write_bytes(b"not looked into")
-    (tmp_path / "recipes/mine").mkdir(parents=True)
-    (tmp_path / "recipes/mine/recipe.toml").write_text(RECIPE)
+    write_recipe(tmp_path, "mine", "file:model.onnx")
     (tmp_path / "recipes/mine/model.onnx").write_bytes(b"not looked into")
     (tmp_path / "token").write_text("geheim")
     (tmp_path / "dull").write_text("no certificate")

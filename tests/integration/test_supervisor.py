@@ -10,7 +10,7 @@ import time
 import pytest
 
 from agent.metrics import prometheus
-from tests.helpers.agent import Agent, source, source_named, write_config
+from tests.helpers.agent import Agent, source, source_named, write_config, write_recipe
 
 
 def test_with_every_budget_set_status_answers_and_the_end_is_good(tmp_path, fresh_state, carphone):
@@ -135,25 +135,8 @@ def test_a_hung_camera_is_told_while_the_engine_is_still_being_prepared(tmp_path
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         url = f"rtsp://127.0.0.1:{mute.getsockname()[1]}/x"
-        (tmp_path / "recipes/far").mkdir(parents=True)
-        (tmp_path / "recipes/far/recipe.toml").write_text(f"""
-schema = 1
-name = "far"
-task = "detect"
-summary = "far"
-licence = "none"
-[model]
-source = "https://127.0.0.1:{mute.getsockname()[1]}/model.onnx"
-sha256 = "{'0' * 64}"
-[input]
-size = [64, 64]
-colour = "rgb"
-scale = 1.0
-[head]
-classes = ["a"]
-""")
-        config = write_config(tmp_path, source("mute", url, open_timeout="1s"),
-                              f'[engine]\nrecipe = "far"\nrecipes = ["{tmp_path}/recipes"]', state=fresh_state)
+        far = write_recipe(tmp_path, "far", f"https://127.0.0.1:{mute.getsockname()[1]}/model.onnx", sha256="0" * 64)
+        config = write_config(tmp_path, source("mute", url, open_timeout="1s"), far, state=fresh_state)
         with Agent(config) as agent:
             told = agent.until(lambda s: source_named(s, "mute").state == "down", 15)
             assert told.state == "starting"

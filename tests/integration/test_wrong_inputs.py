@@ -9,7 +9,7 @@ import pytest
 
 from agent.cli.receiver import Receiver, make_certificates
 from tests.helpers import media, onnx_models
-from tests.helpers.agent import Agent, source, source_named, upstream, write_config
+from tests.helpers.agent import Agent, source, source_named, upstream, write_config, write_recipe
 
 
 def vedette(*arguments, **more):
@@ -27,27 +27,10 @@ def check_message(done, code, *words):
 
 def own_model(tmp_path, content: bytes | None, fresh_state):
     """A recipe of one's own whose model has this content (None: no such file)."""
-    folder = tmp_path / "recipes/mine"
-    folder.mkdir(parents=True)
+    engine = write_recipe(tmp_path, "mine", "file:model.onnx")
     if content is not None:
-        (folder / "model.onnx").write_bytes(content)
-    (folder / "recipe.toml").write_text("""
-schema = 1
-name = "mine"
-task = "detect"
-summary = "mine"
-licence = "mine"
-[model]
-source = "file:model.onnx"
-[input]
-size = [64, 64]
-colour = "rgb"
-scale = 0.00392156862745098
-[head]
-classes = ["a", "b"]
-""")
-    return write_config(tmp_path, f'[engine]\nrecipe = "mine"\nrecipes = ["{tmp_path}/recipes"]\n',
-                        source("car", media.fetch(*media.CARPHONE).as_uri()), state=fresh_state)
+        (tmp_path / "recipes/mine/model.onnx").write_bytes(content)
+    return write_config(tmp_path, engine, source("car", media.fetch(*media.CARPHONE).as_uri()), state=fresh_state)
 
 
 @pytest.mark.parametrize(("kind", "words"), [
