@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from agent.capture.address import DeviceAddress, SensorAddress
-from agent.capture.opencv import retrieved
+from agent.capture.opencv import grab_in_time, retrieved
 from agent.capture.quiet import load_cv2
 from agent.errors import SourceError
 from agent.records import Pixels
@@ -91,12 +91,8 @@ class GStreamerSource:
 
     def grab(self) -> int:
         """Hold the next frame; see :class:`agent.capture.source.Source`."""
-        begin_s = self._clock()
-        grabbed = self._capture.grab()
-        if self._clock() - begin_s >= self._read_timeout_s:
-            raise SourceError(f"{self._what}: no frame within {self._read_timeout_s:g} s", "check the camera's cable")
-        if not grabbed:
-            raise SourceError(f"{self._what}: the camera stopped", "check the camera's cable and power supply")
+        grab_in_time(self._capture, self._what, self._read_timeout_s, self._clock,
+                     "check the camera's cable and power supply")
         index, self._next = self._next, self._next + 1
         return index
 

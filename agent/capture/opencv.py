@@ -135,14 +135,7 @@ class StreamSource:
 
     def grab(self) -> int:
         """Hold the next frame; see :class:`agent.capture.source.Source`."""
-        begin_s = self._clock()
-        grabbed = self._capture.grab()
-        took_s = self._clock() - begin_s
-        if took_s >= self._read_timeout_s:
-            raise SourceError(f"{self._what}: no frame within {self._read_timeout_s:g} s",
-                              "check the camera and its network")
-        if not grabbed:
-            raise SourceError(f"{self._what}: the stream broke off", "check the camera and its network")
+        grab_in_time(self._capture, self._what, self._read_timeout_s, self._clock, "check the camera and its network")
         index, self._next = self._next, self._next + 1
         return index
 
@@ -177,6 +170,21 @@ def with_login(url: str, username: str | None, password: str | None) -> str:
     parts = urlsplit(url)
     login = quote(username, safe="") + (f":{quote(password, safe='')}" if password is not None else "")
     return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
+
+
+def grab_in_time(
+        capture: Any, what: str, limit_s: float, clock: Callable[[], float], remedy: str) -> None:
+    """Let a ``cv2.VideoCapture`` hold its next frame, and judge by the time it took, whatever it says itself.
+
+    Raises:
+        SourceError: it took ``limit_s`` seconds or longer, or there is no frame.
+    """
+    begin_s = clock()
+    grabbed = capture.grab()
+    if clock() - begin_s >= limit_s:
+        raise SourceError(f"{what}: no frame within {limit_s:g} s", remedy)
+    if not grabbed:
+        raise SourceError(f"{what}: the stream broke off", remedy)
 
 
 def retrieved(capture: Any, what: str) -> Pixels:

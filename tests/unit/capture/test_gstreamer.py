@@ -72,7 +72,7 @@ assert pixels.shape == (240, 320, 3) and pixels.dtype == "uint8" and pixels.std(
 try:
     for _ in range(60): source.grab()
 except SourceError as error:
-    assert "stopped" in error.what, error
+    assert "the stream broke off" in error.what, error
 else:
     sys.exit("a pipeline that ended went on")
 source.close()
