@@ -4,6 +4,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from agent import __version__
@@ -12,7 +13,8 @@ from agent.building.recipe import Recipe, find_recipe, recipe_folders
 from agent.capture.opening import SourceOptions, check_url, open_source
 from agent.capture.reader import Reader, ReaderPolicy
 from agent.capture.source import LatestFrame
-from agent.config import Config, SourceSection, SpoolSection, UpstreamSection
+from agent.clock import RecentTrust, boot_id
+from agent.config import Config, SourceSection, UpstreamSection
 from agent.errors import ConfigError
 from agent.https import HttpsOptions, open_session
 from agent.inference.engine import Engine
@@ -22,7 +24,9 @@ from agent.inference.onnxruntime import OnnxRuntimeEngine
 from agent.meters import Heartbeat, SourceMeter
 from agent.pipeline import Lane, Pace, Pipeline
 from agent.records import Result, SourceChange
-from agent.report.spool import Spool
+from agent.report.credentials import Credentials
+from agent.report.events import EventFactory
+from agent.report.spool import FilePolicy, Spool
 from agent.report.upstream import Uploader, UpstreamPolicy
 from agent.secrets import read_secret, secret_path
 
@@ -65,14 +69,23 @@ def recipe_of(config: Config) -> Recipe:
     return find_recipe(config.engine.recipe, recipe_folders(config.own_recipes))
 
 
-def spool(section: SpoolSection, state_dir: Path, heartbeat: Heartbeat) -> Spool:
+def event_factory(config: Config, run_id: str, trust: RecentTrust) -> EventFactory:
+    """Return what makes the events of this run."""
+    return EventFactory(device_id(config), run_id, __version__, boot_id=boot_id(), distrust=trust.distrust)
+
+
+def spool(config: Config, state_dir: Path, events: EventFactory, heartbeat: Heartbeat) -> Spool:
     """Open the spool.
 
     Raises:
         SpoolError: another agent uses it, or it cannot be opened.
+        ConfigError: the compression's package is not installed.
     """
-    return Spool(state_dir / "spool.sqlite", max_bytes=int(section.max_bytes), commit_events=section.commit_events,
-                 commit_interval_s=section.commit_interval, heartbeat=heartbeat)
+    section, upstream = config.spool, config.upstream
+    policy = FilePolicy(max_bytes=int(section.max_bytes), max_dead=section.dead_letters, format=upstream.format,
+                        compression=upstream.compression)
+    return Spool(state_dir / "spool.sqlite", policy, events.gap, commit_events=section.commit_events,
+                 commit_interval_s=section.commit_interval, max_age_s=section.max_age, heartbeat=heartbeat)
 
 
 def source(name: str, section: SourceSection, ready: threading.Condition, on_change: Callable[[SourceChange], None]
@@ -96,24 +109,42 @@ def source(name: str, section: SourceSection, ready: threading.Condition, on_cha
     return reader, Lane(slot=slot, meter=meter, max_rate=section.max_rate)
 
 
-def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, heartbeat: Heartbeat) -> Uploader | None:
+def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, heartbeat: Heartbeat, *,
+             canary: Callable[[], bytes]) -> Uploader | None:
     """Return the uploader; None without an upstream.
+
+    Args:
+        section: Its configuration.
+        events: What it delivers.
+        stop: Ends it.
+        heartbeat: Beaten by it.
+        canary: Makes a harmless event that asks whether the receiver takes any.
 
     Raises:
         ConfigError: a secret it needs is not there.
     """
     if section.url is None:
         return None
+    ca_file, client_cert = (Path(file) if file else None for file in (section.ca_file, section.client_cert))
+    client_key, token = (secret_path(file) if file else None for file in (section.client_key, section.token))
     options = HttpsOptions(
-        ca_file=Path(section.ca_file) if section.ca_file else None,
-        client_cert=Path(section.client_cert) if section.client_cert else None,
-        client_key=secret_path(section.client_key) if section.client_key else None,
-        token=read_secret(section.token) if section.token else None, proxy=section.proxy,
-        connect_timeout_s=section.connect_timeout, read_timeout_s=section.read_timeout)
+        ca_file=ca_file, client_cert=client_cert, client_key=client_key, proxy=section.proxy,
+        connect_timeout_s=section.connect_timeout, read_timeout_s=section.read_timeout,
+        total_timeout_s=section.request_timeout)
+
+    def token_now() -> str | None:
+        return read_secret(section.token) if section.token else None
+
+    token_now()  # at the start a missing secret is a fault; later it is waited for
+    trust = RecentTrust()
+    credentials = Credentials(
+        lambda: open_session(replace(options, token=token_now())),
+        [file for file in (ca_file, client_cert, client_key, token) if file], client_cert=client_cert, trust=trust)
     policy = UpstreamPolicy(
         url=section.url, batch_events=section.batch_events, batch_interval_s=section.batch_interval,
-        retry_min_s=section.retry_min, retry_max_s=section.retry_max, user_agent=f"vedette/{__version__}")
-    return Uploader(events, lambda: open_session(options), policy, stop=stop, heartbeat=heartbeat)
+        bandwidth=section.bandwidth, retry_min_s=section.retry_min, retry_max_s=section.retry_max,
+        user_agent=f"vedette/{__version__}")
+    return Uploader(events, credentials, policy, canary=canary, stop=stop, heartbeat=heartbeat, trust=trust)
 
 
 def engine(config: Config, recipe: Recipe, prepared: Prepared) -> Engine:

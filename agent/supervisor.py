@@ -18,18 +18,18 @@ from types import FrameType
 
 import msgspec
 
-from agent import __version__, assembly, heap
+from agent import assembly, heap
 from agent.atomic import write_atomic
 from agent.building.prepare import Prepared, prepare
 from agent.building.recipe import Recipe
 from agent.capture.reader import Reader
+from agent.clock import RecentTrust
 from agent.config import Config
 from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, EXIT_SOFTWARE, AgentError
 from agent.inference.engine import Engine
 from agent.meters import Heartbeat
 from agent.pipeline import Lane, Pipeline
 from agent.records import Result, SourceChange, SourceState
-from agent.report.events import EventFactory
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
 from agent.snapshot import LAST_STATUS, Snapshot
@@ -51,12 +51,11 @@ class Supervisor:
         self._stop = threading.Event()
         self._crash: BaseException | None = None
         self._found: Counter[str] = Counter()
-        one_request_s = config.upstream.connect_timeout + config.upstream.read_timeout
         self._spooling = Heartbeat("spool", limit_s=60.0)
-        self._uploading = Heartbeat("uploader", limit_s=60.0 + 2 * one_request_s)
-        run_id, device = uuid.uuid4().hex, assembly.device_id(config)
-        self._events = EventFactory(device, run_id, __version__)
-        self.view = View(config, device, run_id, self._found)
+        self._uploading = Heartbeat("uploader", limit_s=60.0 + config.upstream.request_timeout)
+        run_id, self._trust = uuid.uuid4().hex, RecentTrust()
+        self._events = assembly.event_factory(config, run_id, self._trust)
+        self.view = View(config, assembly.device_id(config), run_id, self._found)
 
     def run(self) -> int:
         """Run until stopped by a signal, by a defect, or by the end of all (finite) sources; return the exit code.
@@ -70,7 +69,7 @@ class Supervisor:
         readers: Mapping[str, Reader] = {}
         delivered = False
         with ExitStack() as parts:
-            spool = parts.enter_context(assembly.spool(self._config.spool, state_dir, self._spooling))
+            spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
             (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
             server = StatusServer(self._config.socket_path, self.snapshot, self._alive)
             parts.callback(server.close)
@@ -82,7 +81,8 @@ class Supervisor:
             for reader in readers.values():
                 parts.callback(reader.stop, _READER_STOP_S)
                 reader.start()
-            uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading)
+            uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
+                                         canary=lambda: self._events.heartbeat().body)
             self.view.reporting(spool, self._spooling, uploader, self._uploading)
             uploading = self._start("uploader", uploader.run) if uploader else None
 
@@ -106,9 +106,10 @@ class Supervisor:
             if self._crash is None:
                 self._leave_word(state_dir)
         self._raise_crash()
-        lost = spool.stats().pending + sum(spool.stats().refused.values())
+        stats = spool.stats()
+        lost = stats.pending + stats.evicted + sum(stats.refused.values())
         if lost:
-            _LOG.error("%d events are lost: there was no room for them", lost)
+            _LOG.error("%d events are lost: there was no room for them, or they were too old", lost)
         return self._verdict(readers, delivered and not lost)
 
     def stop(self) -> None:

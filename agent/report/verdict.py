@@ -1,8 +1,9 @@
 """What an answer, or none, means for the batch that was sent. Pure.
 
 Promise: ACK only on 2xx. RETRY for what passes by itself (the network, a busy or broken server), HOLD for what someone
-must mend (credentials, certificates, the address, a batch the receiver does not take); in neither is anything
-deleted. Reasons are short, and hold no address, no secret and nothing the receiver wrote.
+must mend (credentials, certificates, the address), HALVE for a body that is too large, REJECT for one that the
+receiver does not understand, whoever is to blame for it (see :mod:`agent.report.rejection`); only ACK deletes.
+Reasons are short, and hold no address, no secret and nothing the receiver wrote.
 """
 
 import http.client
@@ -13,16 +14,17 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
+from agent.clock import Trust, words
+
 LONGEST_RETRY_AFTER_S = 3600.0
 _PASSING = frozenset({408, 425, 429})
+_REJECTIONS = frozenset({400, 415, 422})
+_TOO_LARGE = 413
 _REMEDIES = {
-    400: "batch refused, or client certificate missing or expired",
     401: "token or certificate refused",
     403: "token or certificate refused",
     404: "nothing there, check upstream.url",
     405: "takes no POST, check upstream.url",
-    413: "batch too large for the receiver, raise its limit; new batches follow upstream.batch_events",
-    415: "receiver takes no CloudEvents batches",
 }
 
 
@@ -32,15 +34,28 @@ class Kind(Enum):
     ACK = "ack"
     RETRY = "retry"
     HOLD = "hold"
+    HALVE = "halve"
+    REJECT = "reject"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do, why, and for how long to wait before the next attempt where the receiver said so (seconds)."""
+    """What to do, and why.
+
+    Attributes:
+        kind: What to do.
+        reason: Why, in words for an operator.
+        wait_s: How long to wait before the next attempt where the receiver said so, seconds.
+        status: The HTTP status; 0 when there was no answer.
+        said: What the receiver wrote about a refusal, one line of plain text. It stays with the dead letter; no log
+            and no status has it.
+    """
 
     kind: Kind
     reason: str = ""
     wait_s: float | None = None
+    status: int = 0
+    said: str = ""
 
 
 def verdict(status: int, retry_after: str | None, now: float) -> Verdict:
@@ -52,12 +67,19 @@ def verdict(status: int, retry_after: str | None, now: float) -> Verdict:
         now: Wall clock, seconds since the epoch.
     """
     if 200 <= status <= 299:
-        return Verdict(Kind.ACK)
+        return Verdict(Kind.ACK, status=status)
+    wait_s = None
     if status in _PASSING or 500 <= status <= 599:
-        return Verdict(Kind.RETRY, f"HTTP {status}: {_phrase(status)}", _wait_s(retry_after, now))
-    if 300 <= status <= 399:
-        return Verdict(Kind.HOLD, f"HTTP {status}: redirects are not followed, check upstream.url")
-    return Verdict(Kind.HOLD, f"HTTP {status}: {_REMEDIES.get(status) or _phrase(status)}")
+        kind, text, wait_s = Kind.RETRY, _phrase(status), _wait_s(retry_after, now)
+    elif status == _TOO_LARGE:
+        kind, text = Kind.HALVE, "too large for the receiver"
+    elif status in _REJECTIONS:
+        kind, text = Kind.REJECT, _phrase(status)
+    elif 300 <= status <= 399:
+        kind, text = Kind.HOLD, "redirects are not followed, check upstream.url"
+    else:
+        kind, text = Kind.HOLD, _REMEDIES.get(status) or _phrase(status)
+    return Verdict(kind, f"HTTP {status}: {text}", wait_s, status)
 
 
 def _phrase(status: int) -> str:
@@ -80,15 +102,19 @@ def _wait_s(retry_after: str | None, now: float) -> float | None:
     return min(wait_s, LONGEST_RETRY_AFTER_S) if wait_s > 0 else None
 
 
-def failure(error: BaseException) -> Verdict:
+def failure(error: BaseException, trust: Trust = "unknown") -> Verdict:
     """Judge an exception that came instead of an answer.
 
     What the HTTP library raises wraps what really happened, often several times; the innermost known cause counts.
+
+    Args:
+        error: As raised.
+        trust: How far this box's clock can be believed: a wrong one makes good certificates look bad.
     """
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Verdict(Kind.HOLD, _certificate(cause))
+            return Verdict(Kind.HOLD, _certificate(cause, trust))
     for cause in causes:
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return Verdict(Kind.RETRY, "connection cut")
@@ -99,7 +125,7 @@ def failure(error: BaseException) -> Verdict:
             (socket.gaierror, "host name not found"), (ConnectionRefusedError, "connection refused"),
             (ConnectionResetError, "connection cut"), (BrokenPipeError, "connection cut"),
             (http.client.RemoteDisconnected, "connection cut"), (http.client.IncompleteRead, "connection cut"),
-            (http.client.HTTPException, "answer is not HTTP")):
+            (http.client.HTTPException, "answer is not HTTP"), (TimeoutError, "no answer in time")):
         if any(isinstance(cause, kind) for cause in causes):
             return Verdict(Kind.RETRY, reason)
     for cause in causes:
@@ -108,12 +134,12 @@ def failure(error: BaseException) -> Verdict:
     return Verdict(Kind.RETRY, "connection failed")
 
 
-def _certificate(error: ssl.SSLCertVerificationError) -> str:
+def _certificate(error: ssl.SSLCertVerificationError, trust: Trust) -> str:
     message = str(getattr(error, "verify_message", "") or "verification failed").rstrip(".")
     if "mismatch" in message:
         return "certificate is for another name (check upstream.url)"
     if "expired" in message or "not yet valid" in message:
-        return f"certificate not trusted: {message} (check the clock)"
+        return f"certificate not trusted: {message} ({words(trust) or 'check the clock'})"
     return f"certificate not trusted: {message} (set upstream.ca_file)"
 
 

@@ -1,7 +1,5 @@
 """The uploader against real TLS servers on their bad days: nothing lost, nothing twice but under the same id."""
 
-import gzip
-import hashlib
 import logging
 import shutil
 import socket
@@ -9,61 +7,19 @@ import ssl
 import subprocess
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 
 import pytest
 
 from agent.errors import ConfigError, SpoolError
 from agent.https import HttpsOptions, open_session
-from agent.meters import Heartbeat
-from agent.report.spool import Spool, SpoolFullError
-from agent.report.upstream import Uploader, UpstreamPolicy
-from tests.helpers.events import event
+from agent.report.spool import SpoolFullError
+from tests.helpers.delivery import Delivery, names, same_bytes_for_same_key, stored
+from tests.helpers.live_spools import events_of
 from tests.helpers.upstream_server import Answer, ScriptedUpstream, opener
 
 trustme = pytest.importorskip("trustme", reason="needs trustme: pip install -e '.[fleet]'")
-
-
-class Delivery:
-    """A spool and a running uploader with short waits."""
-
-    def __init__(self, folder, url, factory, **policy):
-        self.spool = Spool(folder / "spool.sqlite", max_bytes=16 * 2**20, commit_interval_s=0.001)
-        self.stop = threading.Event()
-        self.heartbeat = Heartbeat("upstream", 60)
-        values = {"batch_events": 5, "batch_interval_s": 0.0, "retry_min_s": 0.05, "retry_max_s": 0.2, **policy}
-        self.uploader = Uploader(self.spool, factory, UpstreamPolicy(url=url, user_agent="vedette/test", **values),
-                                 stop=self.stop, heartbeat=self.heartbeat, draw=lambda: 1.0)
-        self.thread = threading.Thread(target=self.uploader.run)
-        self.made = 0
-
-    def add(self, count):
-        for _ in range(count):
-            self.spool.append(event(self.made))
-            self.made += 1
-        assert self.spool.flush(10)
-        return self
-
-    def start(self):
-        self.thread.start()
-        return self
-
-    def until(self, condition, seconds=15):
-        deadline = time.monotonic() + seconds
-        while not condition(self.uploader.status()):
-            assert time.monotonic() < deadline, self.uploader.status()
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-        return self.uploader.status()
-
-    def until_empty(self):
-        return self.until(lambda _: self.spool.depth == 0)
-
-    def close(self):
-        self.stop.set()
-        if self.thread.ident:
-            self.thread.join(15)
-        self.spool.close()
 
 
 @pytest.fixture
@@ -84,23 +40,6 @@ def deliver(parts, tmp_path, server, url=None, factory=None, **policy):
     delivery = Delivery(tmp_path, url or server.url, factory or opener(server.certificates.ca_file), **policy)
     parts.append(delivery)
     return delivery
-
-
-def same_bytes_for_same_key(server):
-    """Check the promise of the retry: one key, one body; the key is the digest of what was sealed."""
-    bodies = {}
-    for headers, body in zip(server.requests, server.bodies, strict=True):
-        assert bodies.setdefault(headers["Idempotency-Key"], body) == body
-        assert headers["Idempotency-Key"] == hashlib.sha256(gzip.decompress(body)).hexdigest()
-    return len(bodies)
-
-
-def stored(server):
-    return [one["id"] for one in server.events()]
-
-
-def names(count):
-    return [f"run-{number}" for number in range(count)]
 
 
 def test_all_is_delivered_once_in_order_with_the_promised_headers(parts, tmp_path):
@@ -152,7 +91,7 @@ def test_answers_that_never_come_are_given_up_and_tried_again(parts, tmp_path):
 def retry_after(parts, tmp_path, header, wall=time.time):
     server = serve(parts, tmp_path, [Answer(429, {"Retry-After": header})])
     delivery = deliver(parts, tmp_path, server).add(3)
-    delivery.uploader._wall = wall
+    delivery.uploader._sender._wall = wall
     delivery.start()
     status = delivery.until(lambda now: now.state == "retrying")
     assert status.reason == "HTTP 429: too many requests"
@@ -173,7 +112,7 @@ def test_retry_after_is_at_most_an_hour(parts, tmp_path):
     assert 3590 < retry_after(parts, tmp_path, "999999") <= 3600
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 301, 308])
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 410, 301, 308])
 def test_what_must_be_mended_holds_and_deletes_nothing_and_ends_by_itself(parts, tmp_path, status):
     headers = {"Location": "https://127.0.0.1:9/"} if status < 400 else {}
     server = serve(parts, tmp_path, [Answer(status, headers, body=b"no")] * 2)
@@ -334,7 +273,7 @@ def test_without_an_address_nothing_is_sent(parts, tmp_path):
     assert delivery.spool.depth == 3
 
 
-def test_a_full_disk_is_waited_for_and_a_damaged_file_ends_the_thread(parts, tmp_path, monkeypatch):
+def test_a_full_disk_is_waited_for_and_a_failing_one_ends_the_thread(parts, tmp_path, monkeypatch):
     server = serve(parts, tmp_path)
     delivery = deliver(parts, tmp_path, server).add(3)
     ack = delivery.spool.ack
@@ -353,7 +292,11 @@ def test_a_full_disk_is_waited_for_and_a_damaged_file_ends_the_thread(parts, tmp
     assert stored(server) == names(3)
     assert server.duplicates == 3
     delivery.add(1)
-    delivery.spool._file._db.execute("DROP TABLE batch")
+
+    def failing(*_):
+        raise SpoolError("spool.sqlite: disk I/O error")
+
+    monkeypatch.setattr(delivery.spool, "seal", failing)
     with pytest.raises(SpoolError):
         delivery.uploader.run()
 
@@ -407,17 +350,26 @@ http {{
 """
 
 
+def certificate(folder, authority, *, days=90):
+    """Return the files of a client certificate that ends in so many days."""
+    now = datetime.now(timezone.utc)
+    issued = authority.issue_cert("box-1", not_before=now - timedelta(days=400), not_after=now + timedelta(days=days))
+    cert, key = folder / "client.pem", folder / "client.key"
+    issued.private_key_pem.write_to_path(str(key))
+    issued.cert_chain_pems[0].write_to_path(str(cert))
+    return cert, key
+
+
 @pytest.mark.slow
 def test_nginx_with_client_certificates_end_to_end(parts, tmp_path):
-    """Without a certificate nginx answers 400: held, nothing deleted. With the right one, the same spool goes out."""
+    """Without a certificate, and with an expired one, nginx answers 400 to everything: held, nothing is deleted."""
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not nginx:
         pytest.skip("needs nginx: apt install nginx-light")
     behind = serve(parts, tmp_path)
     authority = trustme.CA()
-    client_ca, cert, key = (tmp_path / name for name in ("client-ca.pem", "client.pem", "client.key"))
+    client_ca = tmp_path / "client-ca.pem"
     authority.cert_pem.write_to_path(str(client_ca))
-    issued = authority.issue_cert("box-1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -428,22 +380,29 @@ def test_nginx_with_client_certificates_end_to_end(parts, tmp_path):
         behind=behind.url))
     process = subprocess.Popen([nginx, "-p", str(folder), "-c", "nginx.conf"], stderr=subprocess.DEVNULL)
     options = {"ca_file": behind.certificates.ca_file, "connect_timeout_s": 2, "read_timeout_s": 5}
+    cert, key = tmp_path / "client.pem", tmp_path / "client.key"
 
     def factory():
         with_certificate = {"client_cert": cert, "client_key": key} if cert.exists() else {}
         return open_session(HttpsOptions(**options, **with_certificate))
 
     try:
-        delivery = deliver(parts, tmp_path, behind, url=f"https://127.0.0.1:{port}/events", factory=factory).add(12).start()
+        delivery = deliver(parts, tmp_path, behind, url=f"https://127.0.0.1:{port}/events", factory=factory, files=[cert, key],
+                           client_cert=cert, retry_max_s=300).add(12).start()
         held = delivery.until(lambda now: now.state == "holding")
-        assert held.reason == "HTTP 400: batch refused, or client certificate missing or expired"
+        assert held.reason.startswith("HTTP 400: bad request, to a canary too: client certificate not accepted")
+        certificate(tmp_path, authority, days=-3)
+        held = delivery.until(lambda now: "expired" in now.reason)
+        assert held.state == "holding"
+        assert "client certificate expired 3 days ago" in held.reason
         assert delivery.spool.depth == 12
         assert behind.received == 0
-        issued.private_key_pem.write_to_path(str(key))
-        issued.cert_chain_pems[0].write_to_path(str(cert))
-        delivery.until_empty()
+        certificate(tmp_path, authority)
+        status = delivery.until_empty()
         assert stored(behind) == names(12)
         assert behind.duplicates == 0
+        assert status.buried == 0
+        assert status.certificate_expires_in_s > 80 * 86400
     finally:
         process.terminate()
         process.wait(10)
@@ -456,3 +415,110 @@ def test_a_bad_session_factory_error_is_shown_not_raised(parts, tmp_path):
     delivery = Delivery(tmp_path, "https://127.0.0.1:9/", broken, retry_max_s=60).add(1).start()
     parts.append(delivery)
     assert delivery.until(lambda now: now.state == "holding").reason == "client key /k: unusable"
+
+
+# What a receiver refuses ------------------------------------------------------------------------------------------
+
+
+def refusing(*poison, status=400):
+    """Return a judge that refuses every request with one of these events in it."""
+    return lambda events, _headers: status if {one["id"] for one in events} & set(poison) else 0
+
+
+@pytest.mark.parametrize("status", [400, 415, 422])
+def test_one_poison_event_is_set_aside_and_declared_and_all_others_arrive(parts, tmp_path, status):
+    server = serve(parts, tmp_path)
+    server.judge = refusing("run-7", status=status)
+    delivery = deliver(parts, tmp_path, server, batch_events=16).add(40).start()
+    after = delivery.until_empty()
+    assert stored(server) == [name for name in names(40) if name != "run-7"]
+    assert server.duplicates == 0
+    assert (after.buried, after.canaries) == (1, 2)
+    assert delivery.spool.stats().dead == 1
+    gaps = [one["data"] for one in server.delivered() if one["type"] == "gap"]
+    assert [(gap["reason"], gap["first"], gap["last"], gap["count"]) for gap in gaps] == [("dead_letter", 8, 8, 1)]
+    same_bytes_for_same_key(server)
+
+
+def test_everything_refused_holds_and_nothing_is_deleted(parts, tmp_path):
+    server = serve(parts, tmp_path)
+    server.judge = lambda _events, _headers: 400
+    delivery = deliver(parts, tmp_path, server).add(12).start()
+    held = delivery.until(lambda now: now.state == "holding" and now.canaries > 3)
+    assert "to a canary too" in held.reason
+    assert (held.buried, delivery.spool.depth) == (0, 12)
+    server.judge = None
+    delivery.until_empty()
+    assert stored(server) == names(12)
+
+
+def test_a_restart_while_the_poison_is_sought_goes_on_with_the_halves(parts, tmp_path):
+    server = serve(parts, tmp_path)
+    refuse = refusing("run-5")
+    server.judge = lambda events, headers: refuse(events, headers) or (503 if len(events) < 8 and events[0]["type"] != "heartbeat" else 0)
+    first = Delivery(tmp_path, server.url, opener(server.certificates.ca_file), batch_events=8, retry_min_s=60, retry_max_s=60).add(8)
+    first.start().until(lambda now: now.state == "retrying")
+    first.close()
+    assert stored(server) == []
+    server.judge = refuse
+    second = deliver(parts, tmp_path, server, batch_events=8)
+    half = second.spool.seal(8, 0)
+    assert [one["id"] for one in events_of(half)] == names(4)
+    second.start().until_empty()
+    assert stored(server) == [name for name in names(8) if name != "run-5"]
+    assert second.spool.stats().dead == 1
+    assert second.uploader.status().buried == 1
+
+
+def test_too_large_is_halved_until_it_fits(parts, tmp_path):
+    server = serve(parts, tmp_path)
+    server.judge = lambda events, _headers: 413 if len(events) > 3 else 0
+    status = deliver(parts, tmp_path, server, batch_events=16).add(40).start().until_empty()
+    assert stored(server) == names(40)
+    assert (status.buried, status.canaries, server.duplicates) == (0, 0, 0)
+
+
+def test_full_dead_letters_hold(parts, tmp_path):
+    server = serve(parts, tmp_path)
+    server.judge = refusing("run-1", "run-3")
+    delivery = deliver(parts, tmp_path, server, spool={"max_dead": 1}).add(5).start()
+    held = delivery.until(lambda now: now.state == "holding")
+    assert held.reason.endswith("the dead letters are full: vedette spool export, then retry-dead or drop-dead")
+    assert stored(server) == ["run-0", "run-2"]
+    server.judge = None
+    delivery.until_empty()
+    assert stored(server) == ["run-0", "run-2", "run-3", "run-4"]
+
+
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_an_answer_that_drips_is_given_up_and_the_batch_goes_out_again(parts, tmp_path, where):
+    server = serve(parts, tmp_path, [Answer(drip=where, store=True)])
+    factory = opener(server.certificates.ca_file, read_timeout_s=600, total_timeout_s=0.4)
+    delivery = deliver(parts, tmp_path, server, factory=factory).add(3).start()
+    assert delivery.until(lambda now: now.reason).reason == "no answer in time"
+    delivery.until_empty()
+    assert stored(server) == names(3)
+    assert server.duplicates == 3
+    assert same_bytes_for_same_key(server) == 1
+
+
+def test_drain_is_not_held_up_by_a_server_that_drips(parts, tmp_path):
+    server = serve(parts, tmp_path, [Answer(drip="body")] * 9)
+    delivery = deliver(parts, tmp_path, server, factory=opener(server.certificates.ca_file, read_timeout_s=600)).add(3)
+    assert not delivery.uploader.drain(0.4)
+    assert delivery.spool.depth == 3
+
+
+@pytest.mark.parametrize(("trust", "words"), [("implausible", "the box's clock is not set"), ("synchronised", "check the clock")])
+def test_a_wrong_clock_is_named_when_the_receivers_certificate_is_out_of_its_time(parts, tmp_path, trust, words):
+    authority, now = trustme.CA(), datetime.now(timezone.utc)
+    issued = authority.issue_cert("127.0.0.1", not_before=now + timedelta(days=1), not_after=now + timedelta(days=9))
+    server = ScriptedUpstream(tmp_path / "server")
+    parts.append(server)
+    issued.cert_chain_pems[0].write_to_path(str(server.certificates.server_cert))
+    issued.private_key_pem.write_to_path(str(server.certificates.server_key))
+    authority.cert_pem.write_to_path(str(server.certificates.ca_file))
+    server.rotate(server.certificates, None)
+    held = deliver(parts, tmp_path, server, trust=trust, retry_max_s=60).add(1).start().until(lambda now: now.state == "holding")
+    assert held.reason == f"certificate not trusted: certificate is not yet valid ({words})"
+    assert held.clock == trust

@@ -64,7 +64,8 @@ from pathlib import Path
 from agent import assembly, supervisor
 from agent.config import load
 from agent.errors import EngineError, SpoolError
-from agent.report.spool_file import SpoolFile, SpoolFullError
+from agent.report.spool_db import SpoolFullError
+from agent.report.spool_file import SpoolFile
 what, path = sys.argv[1:]
 def fail(error):
     def raising(*_a, **_k):
@@ -74,7 +75,7 @@ class Faulty(supervisor.Supervisor):
     if what == "main":
         _leave_word = fail(ZeroDivisionError("a defect in the main thread"))
     if what == "slow prepare, spool dies":
-        SpoolFile.insert = fail(SpoolError("the disk is gone"))
+        SpoolFile.commit = fail(SpoolError("the disk is gone"))
         def _prepare(self, *a):
             time.sleep(60)
     if what == "loader":
@@ -89,7 +90,7 @@ if what == "postprocess":
 if what == "status":
     supervisor.View.snapshot = fail(ZeroDivisionError("a defect in the view"))
 if what == "disk full":
-    SpoolFile.insert = fail(SpoolFullError("full", "", "the disk is full"))
+    SpoolFile.commit = fail(SpoolFullError("full", "", "the disk is full"))
 supervisor.Supervisor = Faulty
 try:
     sys.exit(supervisor.run(load(Path(path))))

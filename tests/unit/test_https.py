@@ -1,14 +1,27 @@
 """The session factory against real TLS servers: whom it trusts, and that the environment has no say."""
 
+import io
 import os
 import socket
 import ssl
+import threading
 
 import pytest
 
 from agent.errors import ConfigError
 from agent.https import HttpsOptions, open_session, tls_context
-from tests.helpers.upstream_server import ScriptedUpstream, only_tls_1_1, opener
+from tests.helpers.upstream_server import (
+    DRIP_S,
+    DRIPS,
+    Answer,
+    RawServer,
+    ScriptedUpstream,
+    drip,
+    only_tls_1_1,
+    opener,
+    server_context,
+    slowly,
+)
 
 requests = pytest.importorskip("requests", reason="needs requests: pip install -e .")
 trustme = pytest.importorskip("trustme", reason="needs trustme: pip install -e '.[fleet]'")
@@ -199,3 +212,140 @@ def test_bad_token_is_refused_without_showing_it():
 def test_options_do_not_print_secrets(tmp_path):
     shown = repr(HttpsOptions(token="hush", proxy="http://user:hush@proxy:1"))
     assert "hush" not in shown
+
+
+# The bound of a whole request: every byte comes in time, the answer does not. Unbounded, each of these would end well
+# after DRIPS * DRIP_S seconds, or wait for ever.
+BOUND_S = 0.4
+assert BOUND_S < DRIPS * DRIP_S / 2
+TOO_LATE = (requests.exceptions.Timeout, requests.exceptions.ConnectionError)
+
+
+def patient(ca_file, **options):
+    return opener(ca_file, connect_timeout_s=600.0, read_timeout_s=600.0, **options)()
+
+
+def timed_out(error):
+    while error is not None:
+        if isinstance(error, TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_an_answer_that_drips_is_cut_and_the_session_goes_on(server, where):
+    server.script.append(Answer(drip=where))
+    with patient(server.certificates.ca_file, total_timeout_s=BOUND_S) as session:
+        with pytest.raises(TOO_LATE) as caught:
+            session.post(server.url, data=b"[]")
+        assert timed_out(caught.value)
+        for _ in range(2):  # on a new connection, then on the same one
+            assert session.post(server.url, data=b"[]").status_code == 204
+
+
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_without_a_bound_of_the_whole_slow_answers_arrive(server, where):
+    """As downloads of models need it."""
+    server.script.append(Answer(drip=where))
+    with opener(server.certificates.ca_file, read_timeout_s=DRIP_S * 20)() as session:
+        assert session.post(server.url, data=b"[]").status_code == 200
+
+
+def test_a_requests_own_timeout_bounds_the_whole(server):
+    server.script.append(Answer(drip="body"))
+    with patient(server.certificates.ca_file) as session, pytest.raises(TOO_LATE):
+        session.post(server.url, data=b"[]", timeout=BOUND_S)
+
+
+def test_the_shorter_bound_counts(server):
+    server.script.extend([Answer(drip="body")] * 2)
+    for total_s, own_s in ((BOUND_S, 600), (600, BOUND_S)):
+        with patient(server.certificates.ca_file, total_timeout_s=total_s) as session, pytest.raises(TOO_LATE):
+            session.post(server.url, data=b"[]", timeout=own_s)
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+@pytest.mark.parametrize("reads", [0, 32])
+def test_a_server_that_hardly_reads_is_cut(server, reads, as_stream):
+    """It takes a part of the body now and then, so that no single wait is long."""
+    size, taken = 32 * 2**20, [0]
+
+    def serve(connection):
+        while not mute.ended.wait(DRIP_S):
+            for _ in range(reads):
+                taken[0] += len(connection.recv(65536))
+
+    mute = RawServer(serve, server_context(server.certificates))
+    try:
+        with patient(server.certificates.ca_file, total_timeout_s=BOUND_S) as session, pytest.raises(TOO_LATE) as caught:
+            session.post(f"https://{mute.address}/", data=io.BytesIO(bytes(size)) if as_stream else bytes(size))
+        assert timed_out(caught.value)
+        assert taken[0] < size * 3 / 4
+    finally:
+        mute.close()
+
+
+def test_a_handshake_that_drips_is_cut(server):
+    def serve(connection):
+        connection.sendall(b"\x16\x03\x03\x3f\xff")
+        slowly(connection.sendall)
+
+    dripping = RawServer(serve)
+    try:
+        with patient(server.certificates.ca_file, total_timeout_s=BOUND_S) as session, pytest.raises(TOO_LATE) as caught:
+            session.post(f"https://{dripping.address}/", data=b"[]")
+        assert timed_out(caught.value)
+    finally:
+        dripping.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_drips_is_cut(server, scheme, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificates.ca_file))  # where OpenSSL finds the system's authorities
+    finished = []
+
+    def serve(connection):
+        connection.recv(4096)
+        finished.append(drip(connection.sendall, "header"))
+
+    proxy = RawServer(serve, server_context(server.certificates) if scheme == "https" else None)
+    try:
+        with patient(server.certificates.ca_file, proxy=f"{scheme}://{proxy.address}", total_timeout_s=BOUND_S) as session, \
+                pytest.raises(TOO_LATE) as caught:
+            session.post(server.url, data=b"[]")
+        assert timed_out(caught.value)
+    finally:
+        proxy.close()
+    assert finished == [False]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_bounded_request_goes_through_a_proxy(server, scheme, monkeypatch):
+    """The same machinery on a good day: a tunnel, then TLS inside it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificates.ca_file))
+
+    def serve(connection):
+        head = connection.recv(4096)
+        assert head.startswith(b"CONNECT 127.0.0.1:")
+        with socket.create_connection(("127.0.0.1", int(head.split()[1].rpartition(b":")[2])), 5) as onward:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=pump, args=(onward, connection))
+            back.start()
+            pump(connection, onward)
+            back.join()
+
+    def pump(start, end):
+        try:
+            while data := start.recv(4096):
+                end.sendall(data)
+            end.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    proxy = RawServer(serve, server_context(server.certificates) if scheme == "https" else None)
+    try:
+        with opener(server.certificates.ca_file, proxy=f"{scheme}://{proxy.address}", total_timeout_s=20.0)() as session:
+            assert session.post(server.url, data=b"[]").status_code == 204
+    finally:
+        proxy.close()

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from agent.inference.engine import EngineDescription
 from agent.records import Detections, Result, SourceChange, SourceState
 from agent.report.events import MAX_BODY, CloudEvent, DetectionData, EngineTag, EventFactory, rfc3339
+from agent.report.gaps import Gap
+from agent.report.sealing import numbered
 
 TAG = EngineTag(name="centerface", identity="0123456789abcdef", runtime="onnxruntime 1.19.2", precision="fp32")
 LABELS = ("person", "bicycle", "car")
@@ -23,8 +25,8 @@ class Received(CloudEvent, frozen=True, kw_only=True, forbid_unknown_fields=True
     data: DetectionData
 
 
-def factory():
-    return EventFactory("jetson-1", RUN, "0.1.0")
+def factory(**options):
+    return EventFactory("jetson-1", RUN, "0.1.0", boot_id="b" * 32, **options)
 
 
 def result(n, seed=0, landmarks=0, classes=3):
@@ -44,7 +46,7 @@ def test_any_detection_event_is_valid_bounded_and_keeps_the_best(n, landmarks, l
     label = label.encode("utf-8", "replace").decode()
     found = result(n, seed, landmarks, classes=1)
     event = factory().detection(found, [label], TAG)
-    assert len(event.body) <= MAX_BODY
+    assert len(numbered(event.body, 10**12)) <= MAX_BODY
     received = msgspec.json.decode(event.body, type=Received)
     assert received == msgspec.json.decode(msgspec.json.encode(received), type=Received)
     assert (received.id, received.type, received.subject) == (event.id, "detection", "door")
@@ -74,7 +76,7 @@ def test_envelope_and_frame():
     assert event == {
         "specversion": "1.0", "id": f"{RUN}-1", "source": "urn:vedette:jetson-1", "type": "detection",
         "subject": "door", "time": "2025-11-21T21:45:16.123456Z", "datacontenttype": "application/json",
-        "sequence": "000000000001", "data": {
+        "bootid": "b" * 32, "data": {
             "frame": {"index": 12345, "seq": 123456, "width": 1920, "height": 1080, "age_ms": 21.3, "skipped": 2},
             "engine": {"name": "centerface", "identity": "0123456789abcdef", "runtime": "onnxruntime 1.19.2",
                        "precision": "fp32"},
@@ -130,8 +132,7 @@ def test_ids_are_unique_and_ordered_over_threads_and_runs():
     ids = {event.id for events in made.values() for event in events}
     assert len(ids) == 1200
     for events in made.values():
-        bodies = sorted((json.loads(event.body) for event in events), key=lambda body: body["sequence"])
-        assert [int(body["id"].split("-")[1]) for body in bodies] == list(range(1, 601))
+        assert sorted(int(event.id.split("-")[1]) for event in events) == list(range(1, 601))
 
 
 @given(st.floats(0, 4e9))
@@ -140,3 +141,27 @@ def test_rfc3339_is_utc_with_microseconds_and_right(at):
     assert len(text) == 27
     assert text.endswith("Z")
     assert datetime.fromisoformat(text[:-1]).replace(tzinfo=timezone.utc).timestamp() == pytest.approx(at, abs=1e-6)
+
+
+def test_the_sequence_is_added_to_the_body_as_its_last_attribute():
+    body = factory().detection(result(0), LABELS, TAG).body
+    event = json.loads(numbered(body, 7))
+    assert list(event)[-1] == "sequence"
+    assert event.pop("sequence") == "000000000007"
+    assert event == json.loads(body)
+
+
+def test_a_clock_that_is_not_to_be_trusted_is_told_in_the_event():
+    assert "clock" not in json.loads(factory().heartbeat().body)
+    assert json.loads(factory(distrust=lambda: "implausible").heartbeat().body)["clock"] == "implausible"
+
+
+def test_a_gap_event_says_what_is_known_and_null_for_what_is_not():
+    gap = Gap(reason="spool_full", count=3, first=5, last=9, types={"detection": 3}, since="2026-01-01T00:00:00.000000Z")
+    event = factory(wall=lambda: 0.0).gap(gap)
+    assert json.loads(event.body) == {
+        "specversion": "1.0", "id": f"{RUN}-1", "source": "urn:vedette:jetson-1", "type": "gap",
+        "time": "1970-01-01T00:00:00.000000Z", "datacontenttype": "application/json", "bootid": "b" * 32, "data": {
+            "reason": "spool_full", "count": 3, "first": 5, "last": 9, "types": {"detection": 3},
+            "since": "2026-01-01T00:00:00.000000Z", "until": None, "detail": ""}}
+    assert factory().gap(gap, "earlier").id == "earlier"

@@ -1,35 +1,29 @@
-"""The spool on real SQLite files: durable, bounded, in order, and the same bytes on every retry."""
+"""The spool on real SQLite files: durable, bounded, in order, numbered, and the same bytes on every retry."""
 
-import gzip
 import hashlib
 import json
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agent.errors import ConfigError, SpoolError
+from agent.report import sealing
 from agent.report.spool import Spool, SpoolFullError
-from agent.report.spool_file import SCHEMA, Pending, SpoolFile
+from agent.report.spool_db import APPLICATION_ID, PAGE, SCHEMA
+from agent.report.spool_file import SpoolFile
+from agent.report.spool_records import Pending
 from tests.helpers.events import event
+from tests.helpers.live_spools import SetClocks, drain, events_of, open_file, open_spool
 
 MIB = 1024 * 1024
 
 
-class Wall:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @contextmanager
 def opened(folder, **options):
-    spool = Spool(folder / "spool.sqlite", **{"max_bytes": 16 * MIB, "commit_interval_s": 0.01, **options})
+    spool = open_spool(folder / "spool.sqlite", **options)
     try:
         yield spool
     finally:
@@ -42,69 +36,71 @@ def filled(spool, count, **options):
     assert spool.flush(10)
 
 
-def ids(batch):
-    assert batch.encoding == "gzip"
-    array = gzip.decompress(batch.body)
-    assert batch.id == hashlib.sha256(array).hexdigest()
-    found = [one["id"] for one in json.loads(array)]
-    assert len(found) == batch.events == batch.last_seq - batch.first_seq + 1
-    return found
+def ids(events):
+    return [one["id"] for one in events]
 
 
-def drained(spool, max_events=100):
-    found = []
-    while batch := spool.seal(max_events, 0):
-        found += ids(batch)
-        spool.ack(batch)
-    return found
+def numbers(events):
+    return [int(one["sequence"]) for one in events]
 
 
-def names(count):
-    return [f"run-{number}" for number in range(count)]
+def gaps(events):
+    return [one["data"] for one in events if one["type"] == "gap"]
 
 
-def test_appended_events_come_out_in_order_once(tmp_path):
+def names(count, run="run"):
+    return [f"{run}-{number}" for number in range(count)]
+
+
+def inner(spool) -> SpoolFile:
+    return spool._store._file
+
+
+# In and out ---------------------------------------------------------------------------------------------------
+
+
+def test_appended_events_come_out_in_order_once_and_numbered(tmp_path):
     with opened(tmp_path) as spool:
         filled(spool, 250)
         assert spool.depth == 250
-        assert drained(spool) == names(250)
-        assert drained(spool) == []
+        found = drain(spool)
+        assert ids(found) == names(250)
+        assert numbers(found) == list(range(1, 251))
+        assert drain(spool) == []
         stats = spool.stats()
         assert (stats.depth, stats.pending, stats.appended, stats.committed, stats.acked) == (0, 0, 250, 250, 250)
+        assert (stats.sequence, stats.dead, stats.evicted, stats.lost, stats.refused) == (250, 0, 0, {}, {})
         assert stats.oldest_age_s is None
         assert stats.commit.count >= 1
-        assert not stats.refused
 
 
-@settings(deadline=None, max_examples=15)
-@given(steps=st.lists(st.sampled_from(["append", "append", "flush", "seal", "ack", "reopen"]), max_size=30))
-def test_any_sequence_of_steps_delivers_every_event_once_and_in_order(tmp_path_factory, steps):
-    folder = tmp_path_factory.mktemp("spool")
-    options = {"max_bytes": 16 * MIB, "commit_interval_s": 0.001}
-    spool = Spool(folder / "spool.sqlite", **options)
-    made, got, sent = 0, [], None
-    try:
-        for step in [*steps, "flush"]:
-            if step == "append":
-                spool.append(event(made))
-                made += 1
-            elif step == "flush":
-                assert spool.flush(10)
-                assert spool.depth == made - len(got)
-            elif step == "seal":
-                again = spool.seal(3, 0)
-                assert sent is None or again == sent
-                sent = again
-            elif step == "ack" and sent:
-                spool.ack(sent)
-                got += ids(sent)
-                sent = None
-            elif step == "reopen":
-                spool.close()
-                spool = Spool(folder / "spool.sqlite", **options)
-        assert got + drained(spool) == names(made)
-    finally:
-        spool.close()
+def test_the_sequence_goes_on_after_a_restart_and_a_drained_spool(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 3)
+        assert numbers(drain(spool)) == [1, 2, 3]
+    for start in (4, 6):
+        with opened(tmp_path) as spool:
+            filled(spool, 2)
+            assert numbers(drain(spool)) == [start, start + 1]
+
+
+@pytest.mark.parametrize("format_", ["cloudevents", "json", "ndjson"])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_a_batch_is_what_the_format_says_and_its_id_its_hash(tmp_path, format_, compression):
+    with opened(tmp_path, format=format_, compression=compression) as spool:
+        filled(spool, 3)
+        batch = spool.seal(10, 0)
+        plain = sealing.plain_of(batch.body, batch.encoding)
+        assert batch.id == hashlib.sha256(plain).hexdigest()
+        assert batch.encoding == {"gzip": "gzip", "none": ""}[compression]
+        if format_ == "ndjson":
+            assert (batch.content_type, plain.count(b"\n"), plain[-1:]) == ("application/x-ndjson", 3, b"\n")
+            assert [json.loads(line)["id"] for line in plain.splitlines()] == names(3)
+        else:
+            assert batch.content_type == {"json": "application/json",
+                                          "cloudevents": "application/cloudevents-batch+json"}[format_]
+            assert ids(json.loads(plain)) == names(3)
+        assert (batch.events, batch.first_seq, batch.last_seq) == (3, 1, 3)
 
 
 def test_a_sealed_batch_is_the_same_after_more_events_and_a_restart(tmp_path):
@@ -112,26 +108,32 @@ def test_a_sealed_batch_is_the_same_after_more_events_and_a_restart(tmp_path):
         filled(spool, 10)
         first = spool.seal(4, 0)
         filled(spool, 5, run="more")
-        second = spool.seal(100, 0)
-        assert (second.id, second.body) == (first.id, first.body)
+        assert spool.seal(100, 0) == first
     with opened(tmp_path) as spool:
-        third = spool.seal(100, 0)
-        assert (third.id, third.body) == (first.id, first.body)
+        assert spool.seal(100, 0) == first
         assert spool.depth == 15
-        spool.ack(third)
-        assert ids(spool.seal(3, 0)) == ["run-4", "run-5", "run-6"]
+
+
+def test_a_batch_sealed_in_another_format_than_is_configured_now_is_sealed_again(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 10)
+        spool.split(spool.seal(8, 0))
+    with opened(tmp_path, format="ndjson", compression="none") as spool:
+        again = spool.seal(100, 0)
+        assert (again.content_type, again.encoding, again.events) == ("application/x-ndjson", "", 10)
+        assert ids(events_of(again)) == names(10)
 
 
 def test_a_batch_waits_to_be_full_or_old(tmp_path):
-    wall = Wall()
-    with opened(tmp_path, clock=wall) as spool:
+    box = SetClocks()
+    with opened(tmp_path, clocks=box) as spool:
         assert spool.seal(4, 5) is None
         filled(spool, 3)
         assert spool.seal(4, 5) is None
-        wall.now += 4.9
+        box.pass_(4.9)
         assert spool.seal(4, 5) is None
         assert spool.stats().oldest_age_s == pytest.approx(4.9)
-        wall.now += 0.2
+        box.pass_(0.2)
         batch = spool.seal(4, 5)
         assert batch.events == 3
         assert spool.stats().oldest_age_s == pytest.approx(5.1)
@@ -140,129 +142,30 @@ def test_a_batch_waits_to_be_full_or_old(tmp_path):
         assert spool.seal(4, 5).events == 4
 
 
-def test_a_clock_set_back_does_not_hold_events(tmp_path):
-    wall = Wall()
-    with opened(tmp_path, clock=wall) as spool:
-        filled(spool, 1)
-        wall.now -= 900
-        assert spool.stats().oldest_age_s == 0
-        assert spool.seal(4, 5).events == 1
-
-
 def test_a_batch_never_passes_its_bytes(tmp_path):
     with opened(tmp_path, max_bytes=MIB) as spool:
         filled(spool, 8, size=30_000)
         sizes = []
         while batch := spool.seal(100, 0):
-            sizes.append(len(gzip.decompress(batch.body)))
+            sizes.append(len(sealing.plain_of(batch.body, batch.encoding)))
             spool.ack(batch)
         assert len(sizes) > 1
         assert max(sizes) <= MIB // 8 + 2
 
 
-def test_numbers_are_never_used_again(tmp_path):
-    with opened(tmp_path) as spool:
-        filled(spool, 3)
-        last = spool.seal(100, 0)
-        spool.ack(last)
-    with opened(tmp_path) as spool:
-        filled(spool, 1)
-        assert spool.seal(100, 0).first_seq == last.last_seq + 1
-
-
-def test_a_full_ring_refuses_and_counts_and_never_waits_for_the_disk(tmp_path):
-    with opened(tmp_path, ring_bytes=5000) as spool:
-        with spool._disk:  # the disk hangs
-            for number in range(100):
-                spool.append(event(number))
-            refused = spool.stats().refused
-            accepted = spool.stats().appended
-            assert refused == {"memory_full": 100 - accepted}
-            assert 0 < accepted < 100
-            assert not spool.flush(0.05)
+def test_group_commit_waits_for_its_interval_or_its_number(tmp_path):
+    with opened(tmp_path, commit_interval_s=60, commit_events=3) as spool:
+        commits = []
+        commit = spool._store.commit
+        spool._store.commit = lambda group, gaps: (commits.append(len(group)), commit(group, gaps))
+        for number in range(3):
+            spool.append(event(number))
+        deadline = time.monotonic() + 10
+        while spool.stats().committed < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        spool.append(event(3))
         assert spool.flush(10)
-        assert drained(spool) == names(accepted)
-        spool.append(event(100))
-        assert spool.flush(10)
-        assert spool.stats().appended == accepted + 1
-
-
-def test_a_full_spool_refuses_counts_drains_and_takes_again(tmp_path):
-    with opened(tmp_path, max_bytes=MIB) as spool:
-        number = 0
-        while not spool.stats().refused:
-            spool.append(event(number, size=4000))
-            assert spool.flush(10)
-            number += 1
-        accepted = spool.stats().appended
-        assert spool.stats().refused == {"spool_full": 1}
-        assert accepted > 100
-        assert (tmp_path / "spool.sqlite").stat().st_size <= MIB
-        assert drained(spool, 32) == names(accepted)
-        spool.append(event(7, run="later"))
-        assert spool.flush(10)
-        assert drained(spool) == ["later-7"]
-
-
-@pytest.mark.parametrize("size", [0, 700, 1200, 5000, 60_000])
-def test_a_spool_filled_in_a_rush_never_loses_what_it_took_and_can_be_drained(tmp_path, size):
-    with opened(tmp_path, max_bytes=2 * MIB) as spool:
-        number = 0
-        while spool.stats().refused.get("spool_full", 0) < 20:
-            spool.append(event(number, size=size))
-            number += 1
-            if number % 500 == 0:
-                assert spool.flush(10)
-        assert spool.flush(10)
-        assert (tmp_path / "spool.sqlite").stat().st_size <= 2 * MIB
-        accepted = spool.stats().appended
-        assert len(drained(spool, 1000)) == accepted == spool.stats().committed
-
-
-def test_what_does_not_fit_the_disk_stays_in_memory_until_it_does(tmp_path, monkeypatch):
-    monkeypatch.setattr("agent.report.spool._RETRY_S", 0.01)
-    broken = threading.Event()
-    insert = SpoolFile.insert
-
-    def full(self, pending):
-        if not broken.is_set():
-            raise SpoolFullError("full", "", "the disk is full")
-        insert(self, pending)
-
-    monkeypatch.setattr(SpoolFile, "insert", full)
-    with opened(tmp_path) as spool:
-        spool.append(event(0))
-        assert not spool.flush(0.1)
-        assert spool.stats().failed_commits >= 1
-        assert spool.stats().pending == 1
-        assert spool.crash is None
-        broken.set()
-        assert spool.flush(10)
-        assert drained(spool) == ["run-0"]
-
-
-def test_sqlites_own_full_error_changes_nothing_and_ends(tmp_path):
-    file = SpoolFile(tmp_path / "spool.sqlite", MIB)
-    file._db.execute("PRAGMA max_page_count = 20").fetchall()
-    with pytest.raises(SpoolFullError):
-        file.insert([Pending(event(n, size=4000), 0.0, 0.0) for n in range(100)])
-    assert file.counts() == (0, 0)
-    file.insert([Pending(event(0), 0.0, 0.0)])
-    assert file.counts() == (1, 0)
-    file.close()
-
-
-def test_a_failing_disk_is_a_crash_for_the_supervisor(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_value))
-    with opened(tmp_path) as spool:
-        spool._file._db.execute("DROP TABLE event")
-        spool.append(event(0))
-        assert not spool.flush(10)
-        spool._writer.join(10)
-        assert isinstance(spool.crash, SpoolError)
-        assert str(tmp_path) in spool.crash.what
-        assert seen == [spool.crash]
+        assert commits == [3, 1]
 
 
 def test_closing_commits_what_waits_and_refuses_what_comes_after(tmp_path):
@@ -271,33 +174,402 @@ def test_closing_commits_what_waits_and_refuses_what_comes_after(tmp_path):
     spool.append(event(1))
     assert spool.stats().refused == {"closed": 1}
     with opened(tmp_path) as spool:
-        assert drained(spool) == ["run-0"]
+        assert ids(drain(spool)) == ["run-0"]
 
 
-def test_group_commit_waits_for_its_interval_or_its_number(tmp_path):
-    with opened(tmp_path, commit_interval_s=60, commit_events=3) as spool:
-        commits = []
-        insert = spool._file.insert
-        spool._file.insert = lambda pending: (commits.append(len(pending)), insert(pending))
-        for number in range(3):
-            spool.append(event(number))
-        with spool._ready:
-            assert spool._ready.wait_for(lambda: spool._committed == 3, 10)
-        spool.append(event(3))
+# Bounds and gaps ----------------------------------------------------------------------------------------------
+
+
+def test_over_its_bound_the_oldest_go_and_one_gap_says_which(tmp_path):
+    with opened(tmp_path, max_bytes=MIB) as spool:
+        for number in range(2000):
+            spool.append(event(number, size=1000))
+            if number % 200 == 0:
+                assert spool.flush(10)
         assert spool.flush(10)
-        assert commits == [3, 1]
+        stats = spool.stats()
+        assert (tmp_path / "spool.sqlite").stat().st_size <= MIB
+        assert stats.evicted > 1000
+        found = drain(spool, 32)
+    (gap,) = gaps(found)
+    kept = [one for one in found if one["type"] != "gap"]
+    assert ids(kept) == names(2000)[-len(kept):]  # the newest, without a hole
+    missing = set(range(1, stats.sequence + 1)) - set(numbers(found))
+    assert gap["reason"] == "spool_full"
+    assert gap["count"] == len(missing) == stats.evicted == 2000 - len(kept)
+    assert (gap["first"], gap["last"]) == (min(missing), max(missing))
+    assert gap["types"] == {"detection": len(missing)}
+    assert stats.lost == {"spool_full": len(missing)}
+
+
+def test_the_least_important_goes_first_whatever_its_age(tmp_path):
+    with opened(tmp_path, max_bytes=MIB) as spool:
+        for number, kind in enumerate(["update.outcome", "watermark.identified", "source.state", "budget.step", "strange"]):
+            spool.append(event(number, kind=kind, run="first"))
+        for number in range(1200):
+            spool.append(event(number, size=1000))
+            if number % 100 == 0:
+                assert spool.flush(10)
+        assert spool.flush(10)
+        found = drain(spool)
+        assert spool.stats().evicted > 0
+    assert ids(found)[:5] == names(5, "first")
+    assert gaps(found)[0]["types"] == {"detection": spool.stats().evicted}
+
+
+def test_among_the_more_important_the_middle_class_goes_before_the_upper(tmp_path):
+    with opened(tmp_path, max_bytes=MIB) as spool:
+        for number in range(800):
+            spool.append(event(number, size=1000, kind="source.state" if number % 3 else "watermark.identified"))
+            if number % 50 == 0:
+                assert spool.flush(10)
+        assert spool.flush(10)
+        kinds = [one["type"] for one in drain(spool)]
+        assert kinds.count("watermark.identified") == 267
+        assert 0 < kinds.count("source.state") < 533
+
+
+def test_a_new_event_never_pushes_out_what_is_more_important_than_itself(tmp_path):
+    with opened(tmp_path, max_bytes=MIB) as spool:
+        number = 0
+        while not spool.stats().evicted:
+            filled(spool, 10, size=1000, kind="watermark.identified", run=f"mark{number}")
+            number += 1
+        before = spool.stats().evicted
+        spool.append(event(0, run="least", size=60_000))
+        assert spool.flush(10)
+        assert spool.stats().evicted == before + 1
+        found = drain(spool)
+    assert "least-0" not in ids(found)
+    evicted, left_out = gaps(found)
+    assert (evicted["types"], evicted["count"]) == ({"watermark.identified": before}, before)
+    assert (left_out["types"], left_out["count"], left_out["first"]) == ({"detection": 1}, 1, None)
+    assert numbers(found)[-1] == spool.stats().sequence == number * 10 + 2  # the detection never had a number
+
+
+def test_what_is_never_evicted_stays(tmp_path):
+    with opened(tmp_path, max_bytes=MIB) as spool:
+        filled(spool, 100, size=1000, kind="update.outcome")
+        for number in range(1500):
+            spool.append(event(number, size=1000, run="many"))
+            if number % 100 == 0:
+                assert spool.flush(10)
+        assert spool.flush(10)
+        kinds = [one["type"] for one in drain(spool)]
+        assert kinds.count("update.outcome") == 100
+        assert kinds.count("gap") == 1
+
+
+def test_a_gap_that_was_sealed_is_followed_by_another(tmp_path):
+    with opened(tmp_path, max_bytes=MIB) as spool:
+        found = []
+        for part in range(2):
+            for number in range(1200):
+                spool.append(event(number, size=1000, run=f"part{part}"))
+                if number % 100 == 0:
+                    assert spool.flush(10)
+            assert spool.flush(10)
+            found += drain(spool)
+        one, other = gaps(found)
+        assert one["count"] + other["count"] == spool.stats().lost["spool_full"]
+        assert one["last"] < other["first"]
+        missing = set(range(1, spool.stats().sequence + 1)) - set(numbers(found))
+        assert len(missing) == one["count"] + other["count"]
+
+
+def test_what_is_too_old_goes_and_is_declared(tmp_path):
+    box = SetClocks()
+    with opened(tmp_path, clocks=box, max_age_s=100) as spool:
+        filled(spool, 5)
+        sealed = spool.seal(2, 0)
+        box.pass_(60)
+        filled(spool, 3, run="later")
+        box.pass_(60)
+        found = drain(spool)
+    assert ids(found)[:3] == names(3, "later")
+    assert sealed.events == 2
+    (gap,) = gaps(found)
+    assert (gap["reason"], gap["count"], gap["first"], gap["last"]) == ("max_age", 5, 1, 5)
+    assert spool.stats().lost == {"max_age": 5}
+
+
+def test_the_wall_clock_ages_nothing(tmp_path):
+    box = SetClocks()
+    with opened(tmp_path, clocks=box, max_age_s=100) as spool:
+        filled(spool, 2)
+        box.wall += 10 * 365 * 86400
+        filled(spool, 1, run="forward")
+        box.wall -= 30 * 365 * 86400
+        filled(spool, 1, run="back")
+        assert ids(drain(spool)) == ["run-0", "run-1", "forward-0", "back-0"]
+        assert spool.seal(10, 0) is None
+
+
+def test_time_that_a_box_is_off_counts_only_by_a_clock_to_be_trusted(tmp_path):
+    box = SetClocks()
+    for why, gone in (("unsynchronised", False), ("", True)):
+        box.why = ""
+        with opened(tmp_path, clocks=box, max_age_s=100) as spool:
+            filled(spool, 1, run="old" if gone else "kept")
+        box.boot, box.up, box.why = box.boot[1:] + "0", 10.0, why
+        box.wall += 1000
+        with opened(tmp_path, clocks=box, max_age_s=100) as spool:
+            found = drain(spool)
+            assert [one["type"] for one in found] == (["gap"] if gone else ["detection"])
+
+
+def test_a_full_ring_refuses_declares_and_never_waits_for_the_disk(tmp_path):
+    with opened(tmp_path, ring_bytes=5000) as spool:
+        with spool._store._disk:  # the disk hangs
+            for number in range(100):
+                spool.append(event(number))
+            accepted = spool.stats().appended
+            assert spool.stats().refused == {"memory_full": 100 - accepted}
+            assert 0 < accepted < 100
+            assert not spool.flush(0.05)
+        assert spool.flush(10)
+        spool.append(event(100))
+        assert spool.flush(10)
+        found = drain(spool)
+    assert [one["id"] for one in found if one["type"] != "gap"] == [*names(accepted), "run-100"]
+    (gap,) = gaps(found)
+    assert (gap["reason"], gap["count"], gap["first"]) == ("memory_full", 100 - accepted, None)
+    assert numbers(found) == list(range(1, accepted + 3))  # what was refused never had a number
+
+
+# Splitting and burying ----------------------------------------------------------------------------------------
+
+
+def test_a_split_batch_becomes_two_halves_that_last(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 7)
+        whole = spool.seal(5, 0)
+        spool.split(whole)
+        first = spool.seal(5, 0)
+        assert ids(events_of(first)) == names(2)
+        assert (first.first_seq, first.last_seq, first.events) == (1, 2, 2)
+        assert first.id != whole.id
+    with opened(tmp_path) as spool:
+        assert spool.depth == 7
+        assert spool.seal(5, 0) == first
+        assert ids(drain(spool)) == names(7)
+
+
+def test_a_buried_event_leaves_the_queue_and_is_declared(tmp_path):
+    with opened(tmp_path, max_dead=1) as spool:
+        filled(spool, 3)
+        assert spool.bury(spool.seal(1, 0), "HTTP 400: batch refused")
+        assert not spool.bury(spool.seal(1, 0), "another")
+        stats = spool.stats()
+        assert (stats.dead, stats.depth, stats.lost) == (1, 3, {})
+        found = drain(spool)
+    assert numbers(found) == [2, 3, 4]
+    (gap,) = gaps(found)
+    assert (gap["reason"], gap["first"], gap["last"], gap["count"]) == ("dead_letter", 1, 1, 1)
+    assert gap["detail"] == "HTTP 400: batch refused"
+    with sqlite3.connect(tmp_path / "spool.sqlite") as db:
+        row = db.execute("SELECT seq, id, type, why, body FROM dead").fetchone()
+    db.close()
+    assert row[:4] == (1, "run-0", "detection", "HTTP 400: batch refused")
+    assert json.loads(row[4])["sequence"] == "000000000001"
+
+
+def test_a_dead_letter_put_back_by_another_process_goes_out_under_its_number(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 2)
+        spool.bury(spool.seal(1, 0), "why")
+        drain(spool)
+        with sqlite3.connect(tmp_path / "spool.sqlite") as db:
+            db.execute("INSERT INTO event SELECT seq, id, 0, subject, type, created, body FROM dead")
+            db.execute("DELETE FROM dead")
+        db.close()
+        spool._store.tend()
+        assert (spool.depth, spool.stats().dead) == (1, 0)
+        assert numbers(drain(spool)) == [1]
+        filled(spool, 1, run="next")
+        assert numbers(drain(spool)) == [4]
+
+
+# Faults -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_did_not_end_well_is_declared_by_the_next(tmp_path):
+    file = open_file(tmp_path / "spool.sqlite")
+    file.commit([Pending(event(0), 0.0, 0.0)])
+    file.db.close()  # without end(): killed
+    with opened(tmp_path) as spool:
+        found = drain(spool)
+    (gap,) = gaps(found)
+    assert (gap["reason"], gap["count"], gap["first"]) == ("unclean_stop", None, None)
+    assert numbers(found) == [1, 2]
+    with opened(tmp_path) as spool:
+        assert drain(spool) == []
+
+
+def test_what_does_not_fit_the_disk_stays_in_memory_until_it_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.report.spool._RETRY_S", 0.01)
+    broken = threading.Event()
+    commit = SpoolFile.commit
+
+    def full(self, *args):
+        if not broken.is_set():
+            raise SpoolFullError("full", "", "the disk is full")
+        return commit(self, *args)
+
+    monkeypatch.setattr(SpoolFile, "commit", full)
+    with opened(tmp_path) as spool:
+        spool.append(event(0))
+        assert not spool.flush(0.1)
+        assert spool.stats().failed_commits >= 1
+        assert spool.stats().pending == 1
+        assert spool.stuck == "the disk is full"
+        assert spool.crash is None
+        broken.set()
+        assert spool.flush(10)
+        assert ids(drain(spool)) == ["run-0"]
+        assert not spool.stuck
+
+
+def test_sqlites_own_full_error_changes_nothing_and_ends(tmp_path):
+    file = open_file(tmp_path / "spool.sqlite", max_bytes=MIB)
+    file.room.limit = 10 * MIB  # so that it does not evict
+    with pytest.raises(SpoolFullError):
+        file.commit([Pending(event(n, size=8000), 0.0, 0.0) for n in range(200)])
+    assert (file.levels().unsealed, file.levels().last) == (0, 0)
+    file.commit([Pending(event(0), 0.0, 0.0)])
+    assert (file.levels().unsealed, file.levels().last) == (1, 1)
+    file.db.close()
+
+
+def test_a_failing_disk_is_a_crash_for_the_supervisor(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_value))
+
+    def fail(*_):
+        raise SpoolError(f"{tmp_path}: disk I/O error", "check the disk")
+
+    with opened(tmp_path) as spool:
+        monkeypatch.setattr(SpoolFile, "commit", fail)
+        spool.append(event(0))
+        assert not spool.flush(10)
+        spool._writer.join(10)
+        assert isinstance(spool.crash, SpoolError)
+        assert str(tmp_path) in spool.crash.what
+        assert seen == [spool.crash]
+
+
+def test_garbage_in_place_of_the_file_is_set_aside_and_the_sequence_goes_on(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 5)
+        drain(spool)
+    (tmp_path / "spool.sqlite").write_bytes(b"no database at all" * 1000)
+    with opened(tmp_path) as spool:
+        (name,) = spool.stats().set_aside
+        assert (tmp_path / name).read_bytes().startswith(b"no database")
+        filled(spool, 1)
+        found = drain(spool)
+    (gap,) = gaps(found)
+    assert gap["reason"] == "spool_reset"
+    assert gap["count"] is None
+    assert gap["first"] <= 6 <= gap["last"]
+    assert name in gap["detail"]
+    assert numbers(found) == [gap["last"] + 1, gap["last"] + 2]
+
+
+@pytest.mark.parametrize("change", [f"PRAGMA user_version = {SCHEMA + 1}", f"PRAGMA application_id = {APPLICATION_ID + 1}"])
+def test_a_file_of_another_version_or_application_is_set_aside_whole(tmp_path, change):
+    with opened(tmp_path) as spool:
+        filled(spool, 2)
+    with sqlite3.connect(tmp_path / "spool.sqlite") as db:
+        db.execute(change)
+    db.close()
+    with opened(tmp_path) as spool:
+        (name,) = spool.stats().set_aside
+        assert gaps(drain(spool))[0]["reason"] == "spool_reset"
+    with sqlite3.connect(tmp_path / name) as db:
+        assert db.execute("SELECT COUNT(*) FROM event").fetchone() == (2,)
+    db.close()
+
+
+def test_a_file_damaged_while_in_use_is_replaced_and_events_go_on(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 3)
+        batch = spool.seal(1, 0)
+        inner(spool).db.execute("DROP TABLE event")
+        spool.append(event(7, run="after"))
+        assert spool.flush(10)
+        spool.ack(batch)  # of the old file: it is gone, and no batch of the new one is touched
+        found = drain(spool)
+        assert len(spool.stats().set_aside) == 1
+    (gap,) = gaps(found)
+    assert (gap["reason"], gap["first"], gap["last"]) == ("spool_reset", 1, 3)
+    assert ids(found)[-1] == "after-7"
+    assert numbers(found) == [4, 5]
+
+
+def test_an_event_damaged_on_the_disk_goes_aside_alone(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 5)
+        inner(spool).db.execute("UPDATE event SET body = substr(body, 1, 20) || x'00' || substr(body, 22) WHERE seq = 3")
+        found = drain(spool)
+        assert spool.stats().dead == 1
+    assert numbers(found) == [1, 2, 4, 5, 6]
+    assert (gaps(found)[0]["reason"], gaps(found)[0]["first"]) == ("dead_letter", 3)
+
+
+def test_a_batch_damaged_on_the_disk_is_no_endless_crash(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 5)
+        batch = spool.seal(5, 0)
+        spool.split(batch._replace(body=batch.body[:-20]))
+        assert gaps(drain(spool))[0]["reason"] == "spool_reset"
+        assert len(spool.stats().set_aside) == 1
+
+
+def test_a_file_deleted_under_the_agent_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.report.spool._UPKEEP_S", 0.01)
+    with opened(tmp_path) as spool:
+        filled(spool, 2)
+        (tmp_path / "spool.sqlite").unlink()
+        deadline = time.monotonic() + 10
+        while not spool.stats().set_aside and time.monotonic() < deadline:
+            time.sleep(0.02)
+        filled(spool, 1, run="after")
+        found = drain(spool)
+    assert (gaps(found)[0]["reason"], gaps(found)[0]["last"]) == ("spool_reset", 2)
+    assert numbers(found) == [3, 4]
+    assert (tmp_path / "spool.sqlite").is_file()
+
+
+def test_only_the_newest_files_set_aside_stay(tmp_path):
+    for _ in range(5):
+        (tmp_path / "spool.sqlite").write_bytes(b"garbage" * 100)
+        with opened(tmp_path):
+            pass
+    assert len(list(tmp_path.glob("spool.sqlite.bad-*"))) == 3
+
+
+def test_a_missing_folder_and_a_tiny_bound_are_named(tmp_path):
+    with pytest.raises(SpoolError, match="No such file"), opened(tmp_path / "missing"):
+        pass
+    with pytest.raises(ConfigError, match=r"spool\.max_bytes"), opened(tmp_path, max_bytes=1000):
+        pass
+
+
+# The file -----------------------------------------------------------------------------------------------------
 
 
 def test_settings_of_the_file(tmp_path):
     with opened(tmp_path) as spool:
         filled(spool, 1)
-        ask = spool._file._one
+        ask = inner(spool).db.one
         assert ask("PRAGMA journal_mode") == "wal"
         assert ask("PRAGMA synchronous") == 2
         assert ask("PRAGMA auto_vacuum") == 2
-        assert ask("PRAGMA wal_autocheckpoint") == 128
-        assert ask("PRAGMA max_page_count") == 16 * MIB // 4096
-        assert ask("PRAGMA user_version") == SCHEMA
+        assert ask("PRAGMA wal_autocheckpoint") == 64
+        assert ask("PRAGMA page_size") == PAGE
+        assert ask("PRAGMA max_page_count") == 16 * MIB // PAGE
+        assert (ask("PRAGMA user_version"), ask("PRAGMA application_id")) == (SCHEMA, APPLICATION_ID)
 
 
 def test_the_file_shrinks_after_an_outage_and_the_journal_stays_small(tmp_path):
@@ -308,58 +580,39 @@ def test_the_file_shrinks_after_an_outage_and_the_journal_stays_small(tmp_path):
                 assert spool.flush(20)
         assert spool.flush(20)
         assert (tmp_path / "spool.sqlite-wal").stat().st_size < 3 * MIB
-        before = spool._file._one("PRAGMA page_count")
-        drained(spool, 1000)
+        before = inner(spool).db.one("PRAGMA page_count")
+        drain(spool, 1000)
         for number in range(5):
             filled(spool, 1, run=f"later{number}")
-            drained(spool)
-        assert spool._file._one("PRAGMA page_count") < before / 2
+            drain(spool)
+        assert inner(spool).db.one("PRAGMA page_count") < before / 2
 
 
 def test_stats_do_not_wait_for_a_hanging_disk(tmp_path):
     with opened(tmp_path) as spool:
         filled(spool, 2)
-        with spool._disk:
+        with spool._store._disk:
             assert spool.stats().depth == 2
 
 
 def test_counting_at_start_reads_an_index_and_no_bodies(tmp_path):
     with opened(tmp_path) as spool:
-        plan = spool._file._db.execute("EXPLAIN QUERY PLAN SELECT COUNT(*) FROM event").fetchall()
+        plan = inner(spool).db.execute("EXPLAIN QUERY PLAN SELECT COUNT(*) FROM event").fetchall()
         assert "COVERING INDEX event_by_class" in str(plan)
 
 
 def test_classes_are_kept_for_who_must_choose(tmp_path):
     with opened(tmp_path) as spool:
-        for number, kind in enumerate(["detection", "source.state", "gap"]):
+        kinds = ["detection", "source.state", "budget.step", "watermark.identified", "gap", "update.outcome"]
+        for number, kind in enumerate(kinds):
             spool.append(event(number, kind=kind))
         assert spool.flush(10)
-        rows = spool._file._db.execute("SELECT class, subject FROM event ORDER BY seq").fetchall()
-        assert rows == [(0, "door"), (1, "door"), (2, "door")]
+        rows = inner(spool).db.execute("SELECT class, type, subject FROM event ORDER BY seq").fetchall()
+        assert rows == list(zip([0, 1, 1, 2, 3, 3], kinds, ["door"] * 6, strict=True))
 
 
-def test_garbage_in_place_of_the_file_is_named(tmp_path):
-    (tmp_path / "spool.sqlite").write_bytes(b"no database at all" * 1000)
-    with pytest.raises(SpoolError, match="not a database") as caught, opened(tmp_path):
-        pass
-    assert "move it away" in caught.value.remedy
-    (tmp_path / "spool.sqlite").unlink()
-    with opened(tmp_path):  # the lock was let go
-        pass
-
-
-def test_a_newer_schema_is_left_alone(tmp_path):
-    with opened(tmp_path):
-        pass
-    with sqlite3.connect(tmp_path / "spool.sqlite") as db:
-        db.execute(f"PRAGMA user_version = {SCHEMA + 1}")
-    db.close()
-    with pytest.raises(SpoolError, match="newer version"), opened(tmp_path):
-        pass
-
-
-def test_a_missing_folder_and_a_tiny_bound_are_named(tmp_path):
-    with pytest.raises(SpoolError, match="No such file"), opened(tmp_path / "missing"):
-        pass
-    with pytest.raises(ConfigError, match=r"spool\.max_bytes"), opened(tmp_path, max_bytes=1000):
+def test_the_spool_is_a_context_manager_that_lets_go(tmp_path):
+    with open_spool(tmp_path / "spool.sqlite") as spool:
+        assert isinstance(spool, Spool)
+    with open_spool(tmp_path / "spool.sqlite"):
         pass
