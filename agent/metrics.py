@@ -48,10 +48,17 @@ def prometheus(snapshot: Snapshot) -> str:
         series("spool_oldest_seconds", "gauge", "Age of the oldest waiting event.", ({}, spool.oldest_age_s))
         series("spool_refused_total", "counter", "Events lost for want of room.",
                *(({"reason": why}, count) for why, count in spool.refused.items()))
+        series("spool_sequence", "counter", "Last sequence given.", ({}, spool.sequence))
+        series("spool_dead_letters", "gauge", "Events the upstream refuses for good.", ({}, spool.dead))
+        series("spool_lost_total", "counter", "Events lost since the file was made, by reason.",
+               *(({"reason": why}, count) for why, count in spool.lost.items()))
+        series("spool_disk_full", "gauge", "1 while the spool lives on what it has.", ({}, float(spool.disk_full)))
     if upstream := snapshot.upstream:
         series("delivered_events_total", "counter", "Events acknowledged.", ({}, upstream.delivered_events))
         series("upstream_state", "gauge", "1 for the uploader's state.", ({"state": upstream.state}, 1))
         series("upstream_last_ack_seconds", "gauge", "Since the last acknowledgement.", ({}, upstream.last_ack_age_s))
+        series("upstream_certificate_seconds", "gauge", "Until the client certificate expires.",
+               ({}, upstream.certificate_expires_in_s))
     for name, limit in snapshot.budget.items():
         series(f"budget_{name}", "gauge", f"Reading, {limit.unit}.", ({}, limit.reading))
         series(f"budget_{name}_limit", "gauge", f"Limit, {limit.unit}.", ({}, limit.limit))

@@ -62,8 +62,11 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
 class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
     """The durable queue.
 
-    ``pending`` events wait in memory for their commit; ``failed_commits`` could not be made at once;
-    ``refused`` counts events that were lost for want of room, by reason.
+    ``pending`` events wait in memory for their commit; ``failed_commits`` could not be made at once; ``refused``
+    counts events that found no room in memory since the start, by reason; ``evicted`` those that went because of the
+    bounds since the start; ``lost`` all events lost for ever since the file was made, by reason; ``dead`` the upstream
+    refused for good. ``sequence`` is the last that was given. ``set_aside`` names files that could not be used.
+    What came with a later version has a default, so that an earlier version's last word can be read.
     """
 
     depth: int
@@ -75,10 +78,21 @@ class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
     acked: int
     failed_commits: int
     refused: dict[str, int]
+    sequence: int | None = None
+    dead: int = 0
+    lost: dict[str, int] = {}
+    evicted: int = 0
+    disk_full: bool = False
+    set_aside: list[str] = []
 
 
 class UpstreamView(msgspec.Struct, frozen=True, kw_only=True):
-    """The uploader: ``off`` when no address is configured."""
+    """The uploader: ``off`` when no address is configured.
+
+    ``certificate_expires_in_s`` is below 0 when the client certificate has ended, null without one; ``clock`` says how
+    far the box's clock can be believed; ``buried`` events became dead letters since the start; ``canaries`` asked
+    whether the upstream takes anything at all.
+    """
 
     state: str
     reason: str
@@ -88,6 +102,10 @@ class UpstreamView(msgspec.Struct, frozen=True, kw_only=True):
     delivered_batches: int
     attempts: int
     next_try_in_s: float | None
+    certificate_expires_in_s: float | None = None
+    clock: str = "unknown"
+    buried: int = 0
+    canaries: int = 0
 
 
 class LimitView(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent import __version__
+from agent import __version__, clock
 from agent.capture.reader import Reader
 from agent.config import Config
 from agent.inference.engine import Engine
@@ -28,6 +28,12 @@ from agent.snapshot import (
 )
 
 _CONNECTING_S = 3.0
+_CERTIFICATE_WARNING_S = 30 * 86400.0
+# As `lost` calls it, and what it means. A dead letter is only lost when an operator drops it: no news to him.
+_LOST = {
+    "spool_full": "the spool was full", "disk_full": "the disk was full", "max_age": "older than spool.max_age",
+    "memory_full": "they found no room in memory", "closed": "the agent was stopping",
+}
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -44,6 +50,7 @@ class View:
         self._sources: dict[str, tuple[Reader, SourceMeter]] = {}
         self._spool: Spool | None = None
         self._uploader: Uploader | None = None
+        self._lost_before: Mapping[str, int] = {}
         self._reporting: list[Heartbeat] = []
         self._engine: tuple[Engine, float] | None = None
         self._pipeline: Pipeline | None = None
@@ -56,6 +63,7 @@ class View:
     def reporting(self, spool: Spool, spooling: Heartbeat, uploader: Uploader | None, uploading: Heartbeat) -> None:
         """Learn of the way out."""
         self._spool, self._uploader = spool, uploader
+        self._lost_before = dict(spool.stats().lost)
         self._reporting = [spooling, uploading] if uploader else [spooling]
 
     def looking(self, pipeline: Pipeline, engine: Engine) -> None:
@@ -125,7 +133,9 @@ class View:
         return SpoolView(
             depth=stats.depth, pending=stats.pending, bytes=stats.bytes, oldest_age_s=stats.oldest_age_s,
             appended=stats.appended, committed=stats.committed, acked=stats.acked,
-            failed_commits=stats.failed_commits, refused=dict(stats.refused))
+            failed_commits=stats.failed_commits, refused=dict(stats.refused), sequence=stats.sequence,
+            dead=stats.dead, lost=dict(stats.lost), evicted=stats.evicted, disk_full=stats.disk_full,
+            set_aside=list(stats.set_aside))
 
     def _upstream(self) -> UpstreamView | None:
         if not self._uploader:
@@ -134,7 +144,9 @@ class View:
         return UpstreamView(
             state=status.state, reason=status.reason, since_s=status.since_s, last_ack_age_s=status.last_ack_age_s,
             delivered_events=status.delivered_events, delivered_batches=status.delivered_batches,
-            attempts=status.attempts, next_try_in_s=status.next_try_in_s)
+            attempts=status.attempts, next_try_in_s=status.next_try_in_s,
+            certificate_expires_in_s=status.certificate_expires_in_s, clock=status.clock, buried=status.buried,
+            canaries=status.canaries)
 
     def _budget(self) -> dict[str, LimitView]:
         section = self._config.budget
@@ -153,13 +165,10 @@ class View:
         for source in sources:
             if source.state not in {SourceState.LIVE, SourceState.ENDED} and not _young(source):
                 yield f"source {source.name} is {source.state} for {source.since_s:.0f} s: {source.reason}"
-        if upstream and upstream.state in {"retrying", "holding"}:
-            yield f"upstream is {upstream.state}: {upstream.reason}"
-        if spool and self._spool and self._spool.stuck:
-            yield f"the spool cannot be written, {self._spool.stuck}: {spool.pending} events wait in memory"
-        if spool:
-            for why, count in spool.refused.items():
-                yield f"{count} events were refused by the spool: {why}"
+        if upstream:
+            yield from upstream_problems(upstream)
+        if spool and self._spool:
+            yield from spool_problems(spool, self._spool.stuck, self._lost_before)
         for beat in self.heartbeats():
             if not beat.fresh():
                 yield f"{beat.name} has not moved for {beat.age_s():.0f} s"
@@ -199,3 +208,44 @@ def _resident_bytes() -> float | None:
         return float(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
     except (OSError, ValueError):
         return None
+
+
+def upstream_problems(upstream: UpstreamView) -> Iterator[str]:
+    """Yield what is wrong with the delivery and its means."""
+    if upstream.state in {"retrying", "holding"}:
+        yield f"upstream is {upstream.state}: {upstream.reason}"
+    left = upstream.certificate_expires_in_s
+    if left is not None and left <= 0:
+        yield "the client certificate has ended (upstream.client_cert): put a new one in its place"
+    elif left is not None and left < _CERTIFICATE_WARNING_S:
+        yield f"the client certificate ends in {left / 86400:.1f} days (upstream.client_cert): renew it"
+    # A clock that nobody confirms may still be right, for years; status shows it, but it needs no hand.
+    if upstream.clock == "implausible":
+        yield f"{clock.words('implausible')}: times in events are wrong, and certificates may seem to have ended"
+
+
+def spool_problems(spool: SpoolView, stuck: str, lost_before: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is wrong with the spool.
+
+    Args:
+        spool: Its figures.
+        stuck: Why it cannot be written now; empty when it can.
+        lost_before: ``spool.lost`` when the agent started.
+    """
+    if stuck:
+        yield f"the spool cannot be written, {stuck}: {spool.pending} events wait in memory"
+    elif spool.disk_full:
+        yield "the disk is full: the spool makes room by giving up its oldest, least important events"
+    if spool.dead:
+        yield f"{_events(spool.dead, 'was', 'were')} refused by the upstream for good: vedette spool peek --dead"
+    since = {why: count - lost_before.get(why, 0) for why, count in spool.lost.items()}
+    # What was refused a moment ago is counted as lost when that is declared, at the next commit.
+    for why, words in _LOST.items():
+        if (count := max(since.get(why, 0), spool.refused.get(why, 0))) > 0:
+            yield f"{_events(count, 'was', 'were')} lost since the start: {words} ({why})"
+    for name in spool.set_aside:
+        yield f"the spool's file could not be used and was set aside: vedette spool export --file {name}"
+
+
+def _events(count: int, one: str, more: str) -> str:
+    return f"{count} event {one}" if count == 1 else f"{count} events {more}"

@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "agent.cli.status:status",
     "config": "agent.cli.config:config",
     "engines": "agent.cli.engines:engines",
+    "spool": "agent.cli.spool:spool",
     "receiver": "agent.cli.receiver:receiver",
 }
 

@@ -18,6 +18,7 @@ _COLOURS = {
     "off": "dim",
 }
 _HEALTHY = {"live", "ended"}
+_CERTIFICATE_WARNING_S = 30 * 86400.0
 _TABLE_HEAD = 1  # line: the headings
 
 
@@ -94,20 +95,20 @@ def _head(s: Snapshot) -> list[Text]:
 
 def _sources(s: Snapshot, rows: int | None) -> RenderableType:
     """Return the table of sources, the unhealthy first; with at most ``rows`` rows of one line below its head."""
-    table = _table("source", "state", "since", "age", "picture", "fps in", "looked at", "skipped", wide=(0, 7))
+    table = plain_table("source", "state", "since", "age", "picture", "fps in", "looked at", "skipped", wide=(0, 7))
     sources = sorted(s.sources, key=lambda source: source.state in _HEALTHY)
     shown = sources if rows is None or len(sources) <= rows else sources[:rows - 1]
     cut = rows is not None
     for source in shown:
         table.add_row(
-            _cell(source.name, cut=cut), Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
+            cell(source.name, cut=cut), Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
             span(source.last_frame_age_s), f"{source.width}x{source.height}" if source.width else "unknown",
-            f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}", _cell(_skipped(source), cut=cut))
+            f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}", cell(_skipped(source), cut=cut))
     left_out = len(sources) - len(shown)
     return Group(table, Text(f"+{left_out} more")) if left_out else table
 
 
-def _table(*headings: str, wide: Collection[int] = ()) -> Table:
+def plain_table(*headings: str, wide: Collection[int] = ()) -> Table:
     """Return an empty table of which only the columns ``wide`` give way on a narrow terminal."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for number, heading in enumerate(headings):
@@ -115,7 +116,8 @@ def _table(*headings: str, wide: Collection[int] = ()) -> Table:
     return table
 
 
-def _cell(text: str, *, cut: bool) -> Text:
+def cell(text: str, *, cut: bool) -> Text:
+    """Return what stands in a column that gives way: cut short with "…", or folded."""
     return Text(text, no_wrap=True, overflow="ellipsis") if cut else Text(text, overflow="fold")
 
 
@@ -127,7 +129,7 @@ def _skipped(source: SourceView) -> str:
 
 
 def _stages(s: Snapshot) -> Table:
-    table = _table("stage (last 1-2 min)", "samples", "p50 ms", "p95 ms", "p99 ms", "longest ms")
+    table = plain_table("stage (last 1-2 min)", "samples", "p50 ms", "p95 ms", "p99 ms", "longest ms")
     for name, stage in s.stages.items():
         figures = (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.longest_ms)
         table.add_row(name.replace("_", " "), str(stage.count), *("-" if v is None else f"{v:.2f}" for v in figures))
@@ -139,18 +141,26 @@ def _rest(s: Snapshot) -> list[Text]:
     found = ", ".join(f"{count} {label}" for label, count in sorted(s.found.items())) or "nothing yet"
     lines = [_upstream(s.upstream), Text(f"found     {found}"), _budget(s.budget)]
     if s.spool:
-        lines.insert(1, _spool(s.spool))
+        lines[1:1] = [_spool(s.spool), *_losses(s.spool)]
     return lines
 
 
 def _upstream(view: UpstreamView | None) -> Text:
-    if not view:
+    if not view or view.state == "off":
         return Text("upstream  not configured: events stay in the spool")
     text = Text("upstream  ")
     text.append(view.state, style=_COLOURS.get(view.state, ""))
-    text.append(f": {view.reason}" if view.reason else "")
+    text.append(f" for {span(view.since_s)}: {view.reason}" if view.reason else "")
     text.append(f", {view.delivered_events} delivered, last {span(view.last_ack_age_s)} ago"
                 if view.delivered_events else ", nothing delivered yet")
+    if view.next_try_in_s is not None:
+        text.append(f", next try in {span(view.next_try_in_s)}")
+    left = view.certificate_expires_in_s
+    if left is not None:
+        text.append(f", certificate ends in {span(left)}" if left > 0 else ", certificate has ended",
+                    style="yellow" if left < _CERTIFICATE_WARNING_S else "")
+    if view.clock in {"unsynchronised", "implausible"}:
+        text.append(f", the box's clock is {view.clock}", style="yellow")
     return text
 
 
@@ -159,11 +169,21 @@ def _spool(view: SpoolView) -> Text:
     text.append(f"{view.depth} waiting, {amount(view.bytes)}, oldest {span(view.oldest_age_s)}" if view.depth
                 else f"empty, {amount(view.bytes)}")
     text.append(f"; {view.committed} committed, {view.acked} acknowledged")
+    text.append("" if view.sequence is None else f", last sequence {view.sequence}")
     if view.pending:
         text.append(f", {view.pending} not yet committed")
     if view.failed_commits:
         text.append(f", {view.failed_commits} commits put off", style="yellow")
     return text
+
+
+def _losses(view: SpoolView) -> list[Text]:
+    """Return a line on what will not arrive; none when all will."""
+    lost = ", ".join(f"{count} {why}" for why, count in sorted(view.lost.items()) if count)
+    dead = f"{view.dead} dead letter{'s' * (view.dead != 1)}" if view.dead else ""
+    parts = [dead, f"since the file was made {lost}" if lost else ""]
+    told = "; ".join(filter(None, parts))
+    return [Text("lost      ").append(told, style="yellow")] if told else []
 
 
 def _budget(budget: Mapping[str, LimitView]) -> Text:

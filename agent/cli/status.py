@@ -57,15 +57,16 @@ def _last_word(state_dir: Path) -> None:
         last = msgspec.json.decode(word.read_bytes(), type=Snapshot)
     except FileNotFoundError:
         if (state_dir / "spool.sqlite").is_file():
-            click.echo("the last run left no word: it was killed, it crashed, the power failed or its disk was full",
-                       err=True)
+            click.echo("the last run left no word: it was killed, it crashed, the power failed or its disk was full\n"
+                       "  what it had committed is there: vedette spool status, vedette spool verify", err=True)
         return
     except (OSError, msgspec.DecodeError) as error:
         click.echo(f"{word} cannot be read: {error}", err=True)
         return
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stopped))
+    waiting, dead = (last.spool.depth, last.spool.dead) if last.spool else (0, 0)
     click.echo(f"the last run stopped in good order at {when} after {last.uptime_s:.0f} s, "
-               f"{last.spool.depth if last.spool else 0} events left in the spool", err=True)
+               f"{waiting} events{f' and {dead} dead letters' if dead else ''} left in the spool", err=True)
     for problem in last.problems:
         click.echo(f"  its problem then: {problem}", err=True)
 

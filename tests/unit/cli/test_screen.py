@@ -2,11 +2,13 @@
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from agent.cli.screen import screen
 from agent.snapshot import SCHEMA, EngineView, LimitView, Snapshot, SourceView, SpoolView, StageView, UpstreamView
+from agent.view import spool_problems, upstream_problems
 
 
 def camera(name, state="live", **changes):
@@ -101,3 +103,71 @@ def test_hung_calls_pending_events_and_what_it_does_are_shown():
     assert "committed," in calm
     assert "not yet" not in calm
     assert "put off" not in calm
+
+
+def queue(**changes):
+    return SpoolView(**{**dict(depth=2, pending=0, bytes=9, oldest_age_s=None, appended=2, committed=2, acked=0, failed_commits=0, refused={}, sequence=48211),
+                        **changes})
+
+
+def delivery(**changes):
+    return UpstreamView(**{**dict(state="sending", reason="", since_s=700.0, last_ack_age_s=3.0, delivered_events=5, delivered_batches=1, attempts=1,
+                                  next_try_in_s=None), **changes})
+
+
+def test_what_is_lost_and_dead_has_a_line_of_its_own_and_only_then():
+    text = "\n".join(drawn(snapshot(spool=queue(dead=3, lost={"spool_full": 990, "closed": 0})), width=150))
+    assert "last sequence 48211" in text
+    assert "lost      3 dead letters; since the file was made 990 spool_full\n" in text
+    assert "lost      1 dead letter\n" in "\n".join(drawn(snapshot(spool=queue(dead=1)), width=150))
+    assert "lost" not in "\n".join(drawn(snapshot(spool=queue()), width=150))
+
+
+def test_the_upstream_line_says_why_since_when_and_what_next():
+    text = "\n".join(drawn(snapshot(upstream=delivery(state="retrying", reason="HTTP 503", next_try_in_s=12.0, certificate_expires_in_s=86400.0 * 12,
+                                                      clock="unsynchronised")), width=200))
+    assert ("upstream  retrying for 11 min: HTTP 503, 5 delivered, last 3 s ago, next try in 12 s, certificate ends in 12 d 0 h, "
+            "the box's clock is unsynchronised") in text
+    calm = "\n".join(drawn(snapshot(upstream=delivery(clock="synchronised")), width=200))
+    assert "upstream  sending, 5 delivered, last 3 s ago\n" in calm
+    assert "certificate has ended" in "\n".join(drawn(snapshot(upstream=delivery(certificate_expires_in_s=-1.0)), width=200))
+
+
+def test_a_snapshot_of_an_earlier_version_can_still_be_read():
+    old = msgspec.json.decode(msgspec.json.encode(snapshot()))
+    for section, since in (("spool", ("sequence", "dead", "lost", "evicted", "disk_full", "set_aside")),
+                           ("upstream", ("certificate_expires_in_s", "clock", "buried", "canaries"))):
+        for key in since:
+            del old[section][key]
+    assert msgspec.json.decode(msgspec.json.encode(old), type=Snapshot).spool.dead == 0
+
+
+@pytest.mark.parametrize(("changes", "stuck", "before", "says"), [
+    ({}, "", {}, []),
+    ({"dead": 3}, "", {}, ["3 events were refused by the upstream for good: vedette spool peek --dead"]),
+    ({"dead": 1}, "", {}, ["1 event was refused by the upstream for good: vedette spool peek --dead"]),
+    ({"lost": {"spool_full": 1000, "max_age": 5}}, "", {"spool_full": 10, "max_age": 5}, ["990 events were lost since the start: the spool was full (spool_full)"]),
+    ({"refused": {"memory_full": 2}, "lost": {"memory_full": 7}}, "", {"memory_full": 7}, ["2 events were lost since the start: they found no room in memory (memory_full)"]),
+    ({"refused": {"memory_full": 2}, "lost": {"memory_full": 2}}, "", {}, ["2 events were lost since the start: they found no room in memory (memory_full)"]),
+    ({"lost": {"dead_letter": 4}}, "", {}, []),
+    ({"set_aside": ["spool.sqlite.bad-1"]}, "", {}, ["was set aside: vedette spool export --file spool.sqlite.bad-1"]),
+    ({"disk_full": True}, "", {}, ["the disk is full: the spool makes room"]),
+    ({"disk_full": True, "pending": 8}, "the disk is full", {}, ["the spool cannot be written, the disk is full: 8 events wait in memory"]),
+])
+def test_problems_of_the_spool(changes, stuck, before, says):
+    told = list(spool_problems(queue(**changes), stuck, before))
+    assert len(told) == len(says)
+    assert all(part in problem for part, problem in zip(says, told, strict=True))
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({}, []), ({"state": "holding", "reason": "HTTP 401"}, ["upstream is holding: HTTP 401"]),
+    ({"certificate_expires_in_s": 31 * 86400.0}, []),
+    ({"certificate_expires_in_s": 12.25 * 86400.0}, ["the client certificate ends in 12.2 days"]),
+    ({"certificate_expires_in_s": -5.0}, ["the client certificate has ended"]),
+    ({"clock": "implausible"}, ["the box's clock is not set"]), ({"clock": "unsynchronised"}, []), ({"clock": "unknown"}, []),
+])
+def test_problems_of_the_delivery(changes, says):
+    told = list(upstream_problems(delivery(**changes)))
+    assert len(told) == len(says)
+    assert all(part in problem for part, problem in zip(says, told, strict=True))

@@ -14,7 +14,7 @@ import pytest
 from agent.cli import main
 from agent.snapshot import LAST_STATUS
 from agent.status import StatusServer
-from tests.unit.cli.test_screen import camera, snapshot
+from tests.unit.cli.test_screen import camera, queue, snapshot
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def served(tmp_path):
 
 @pytest.mark.parametrize(("left", "said"), [
     ({LAST_STATUS: msgspec.json.encode(snapshot(problems=["gate is down"])), "spool.sqlite": b""}, ["in good order at", "gate is down"]),
-    ({"spool.sqlite": b""}, ["left no word: it was killed, it crashed, the power failed or its disk was full"]),
+    ({"spool.sqlite": b""}, ["left no word: it was killed, it crashed, the power failed or its disk was full", "vedette spool verify"]),
+    ({LAST_STATUS: msgspec.json.encode(snapshot(spool=queue(depth=7, dead=3)))}, ["in good order at", "7 events and 3 dead letters left in the spool"]),
     ({LAST_STATUS: b"{", "spool.sqlite": b""}, ["last-status.json cannot be read"]),
     ({}, []),
 ])
@@ -54,7 +55,7 @@ def test_the_last_word_of_an_agent_that_is_gone(tmp_path, config, capsys, left, 
     assert "no agent answers" in words
     for part in said:
         assert part in words
-    assert ("last run" in words) == any("order" in part or "word" in part for part in said)
+    assert ("last run" in words) == any("order" in part or "left no word" in part for part in said)
     assert main(["status", "-c", str(config), "--socket", str(tmp_path / "elsewhere")]) == 2
     assert "last run" not in capsys.readouterr().err, "another socket may be another agent's"
 
