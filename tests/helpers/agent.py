@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -104,14 +105,14 @@ class ReceiverProcess:
 
 
 class Agent:
-    def __init__(self, config: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, config: Path, env: dict[str, str] | None = None, prefix: Sequence[str | Path] = ()) -> None:
         self.config, self.folder = config, config.parent
         self.log = self.folder / "agent.log"
         values = msgspec.toml.decode((config).read_bytes())
         self.socket = Path(values["device"]["runtime_dir"], "status.sock")
         self.state = Path(values["device"]["state_dir"])
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen([sys.executable, "-m", "agent", "run", "-c", str(config)], stdout=output, stderr=output,
+            self.process = subprocess.Popen([*prefix, sys.executable, "-m", "agent", "run", "-c", str(config)], stdout=output, stderr=output,
                                             stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
 
     def __enter__(self):
