@@ -14,7 +14,7 @@ import msgspec
 
 from agent.errors import ConfigError
 from agent.faults import KEYS, NAME, contradictions, explained, origin_of
-from agent.units import Bytes, Celsius, PerSecond, Seconds, Timeout, Watts, quantity
+from agent.units import Bytes, BytesPerSecond, Celsius, PerSecond, Seconds, Timeout, Watts, quantity
 
 DEFAULT_PATH = Path("/etc/vedette/config.toml")
 
@@ -103,7 +103,14 @@ class SpoolSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     commit_interval: Annotated[Seconds, _doc(
         "Longest time an event waits for its commit: what a power cut can cost.")] = Seconds(0.25)
     max_bytes: Annotated[Bytes, _doc(
-        "Size of the spool file at most, 1MiB or more; what does not fit is refused and counted.")] = Bytes(512e6)
+        "Size of the spool file at most, 1MiB or more. Beyond it the oldest of the least important events go, and a "
+        "`gap` event says which.")] = Bytes(512e6)
+    max_age: Annotated[Seconds, _doc(
+        "Events that could not be delivered for this long go, and a `gap` event says which; `0s` keeps them as long "
+        "as there is room.")] = Seconds(30 * 86400.0)
+    dead_letters: Annotated[int, _doc(
+        "Most events kept that the upstream refuses for good; when there are more, delivery waits for a person.",
+        ge=1, le=100_000)] = 1000
 
 
 class UpstreamSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,10 +124,19 @@ class UpstreamSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=
     token: Annotated[str | None, _doc("Secret: bearer token, `file:/path` or `credential:NAME`.")] = None
     proxy: Annotated[str | None, _doc("`http://host:port`. Proxy variables of the environment are not looked at.")
                      ] = None
+    format: Annotated[Literal["cloudevents", "json", "ndjson"], _doc(
+        "Body of a request: `cloudevents` a JSON array as `application/cloudevents-batch+json`, `json` the same array "
+        "as `application/json`, `ndjson` one event a line as `application/x-ndjson`.")] = "cloudevents"
+    compression: Annotated[Literal["gzip", "zstd", "none"], _doc(
+        "Content encoding of a request; `zstd` needs the package zstandard.")] = "gzip"
     batch_events: Annotated[int, _doc("Most events in one request.", ge=1, le=1000)] = 32
     batch_interval: Annotated[Seconds, _doc("A batch that is not full is sent after this long.")] = Seconds(1)
     connect_timeout: Annotated[Timeout, _doc("To connect, at most.")] = Timeout(10)
     read_timeout: Annotated[Timeout, _doc("Between two bytes of the answer, at most.")] = Timeout(30)
+    request_timeout: Annotated[Timeout, _doc("For one request from connecting to the answer's end, at most.")
+                               ] = Timeout(120)
+    bandwidth: Annotated[BytesPerSecond | None, _doc(
+        "Bytes of request bodies sent per second at most, on average. Default: no limit.")] = None
     retry_min: Annotated[Timeout, _doc("First wait after a failure (full jitter, doubling).")] = Timeout(1)
     retry_max: Annotated[Timeout, _doc("Longest wait after a failure.")] = Timeout(300)
     drain: Annotated[Seconds, _doc("A stopping agent tries this long to deliver what is committed.")] = Seconds(5)

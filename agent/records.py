@@ -198,7 +198,8 @@ class Event:
         id: Unique for ever; given by us, never by the receiver.
         type: CloudEvents type, for example ``detection`` or ``source.state``.
         subject: The source (camera) it is about; empty for the device itself.
-        body: The whole CloudEvents 1.0 JSON object, UTF-8 bytes, at most 64 KiB.
+        body: The CloudEvents 1.0 JSON object, UTF-8 bytes, without its ``sequence``, which the spool adds; at most
+            64 KiB with it.
     """
 
     id: str

@@ -92,6 +92,14 @@ class Bytes(Quantity):
     zero: ClassVar[str | None] = "leave it out for its default"
 
 
+class BytesPerSecond(Quantity):
+    """A bandwidth in bytes per second."""
+
+    units: ClassVar[dict[str, float]] = {"B/s": 1.0, "kB/s": 1e3, "KiB/s": 1024.0, "MB/s": 1e6}
+    example: ClassVar[str] = "64kB/s"
+    zero: ClassVar[str | None] = "leave it out for no limit"
+
+
 class Watts(Quantity):
     """Power in watts."""
 

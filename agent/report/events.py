@@ -1,11 +1,14 @@
 """Results and changes of state as CloudEvents 1.0 JSON objects. Pure: no clock, no I/O, no state but a counter.
 
 Every event has an id that is never used again, a body of at most 64 KiB (what every CloudEvents receiver must take:
-CloudEvents 1.0, "Size Limits") and a time with microseconds. Does not decide what is worth reporting.
+CloudEvents 1.0, "Size Limits") and a time with microseconds. Its ``sequence`` is not given here but by the spool, in
+the transaction that makes the event durable: so the sequence of a box has no holes but those that ``gap`` events
+declare. Does not decide what is worth reporting.
 """
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
@@ -13,10 +16,16 @@ import msgspec
 import numpy as np
 
 from agent.records import Detections, Event, Result, SourceChange
+from agent.report.gaps import Gap
 
 MAX_BODY = 64 * 1024
 DETECTION = "detection"
 SOURCE_STATE = "source.state"
+GAP = "gap"
+HEARTBEAT = "heartbeat"
+# What the spool adds when it commits an event: its sequence, twelve digits or, one day, more.
+_SEQUENCE_BYTES = 40
+_MAX_OURS = MAX_BODY - _SEQUENCE_BYTES
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MAX_REASON = 1000
 
@@ -93,22 +102,29 @@ class SourceStateData(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
 
 
-class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """The envelope, in the JSON format of CloudEvents 1.0, with its ``sequence`` extension.
+class HeartbeatData(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of a ``heartbeat`` event, which asks whether the upstream takes any event of this box."""
 
-    ``sequence`` counts the events made since the agent started, refused ones included: a number that a receiver
-    never sees is an event that was lost.
+    agent: str
+
+
+class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The envelope, in the JSON format of CloudEvents 1.0, with two extensions of ours.
+
+    ``bootid`` names the start of the box (32 hex digits): within one, times of a wrong clock can be put in order.
+    ``clock`` is there only when the box's clock was not to be trusted, and says why.
     """
 
-    specversion: str = "1.0"
+    specversion: str
     id: str
     source: str
     type: str
-    subject: str
+    subject: str = ""
     time: str
-    datacontenttype: str = "application/json"
-    sequence: str
-    data: DetectionData | SourceStateData
+    datacontenttype: str
+    bootid: str = ""
+    clock: str = ""
+    data: DetectionData | SourceStateData | Gap | HeartbeatData
 
 
 class EventFactory:
@@ -118,12 +134,19 @@ class EventFactory:
         device: Name of the box; part of every event's ``source``.
         run_id: Never used by any run of any box before: ``uuid.uuid4().hex``.
         version: The agent's version, told in ``source.state`` events.
+        boot_id: Of this start of the box.
+        distrust: Tells why the wall clock is not to be trusted now, empty when it is.
+        wall: Wall clock, seconds since the epoch; for what is not about a frame.
     """
 
-    def __init__(self, device: str, run_id: str, version: str) -> None:
+    def __init__(self, device: str, run_id: str, version: str, *, boot_id: str = "",
+                 distrust: Callable[[], str] = str, wall: Callable[[], float] = time.time) -> None:
         self._source = f"urn:vedette:{device}"
         self._run_id = run_id
         self._version = version
+        self._boot_id = boot_id
+        self._distrust = distrust
+        self._wall = wall
         self._made = 0
         self._lock = threading.Lock()
         self._encode = msgspec.json.Encoder().encode
@@ -141,13 +164,13 @@ class EventFactory:
             age_ms=round(result.age_s * 1e3, 1), skipped=result.skipped)
         boxes = _boxes(result.detections, labels)
         tag = EngineTag(name=engine.name, identity=engine.identity, runtime=engine.runtime, precision=engine.precision)
-        number, kept = self._next(), len(boxes)
+        name, kept = self._next(), len(boxes)
         while True:
             data = DetectionData(frame=frame, engine=tag, detections=boxes[:kept], truncated=len(boxes) - kept)
-            event = self._event(number, DETECTION, result.source, result.captured_at, data)
-            if len(event.body) <= MAX_BODY or not kept:
+            event = self._event(name, DETECTION, result.source, result.captured_at, data)
+            if len(event.body) <= _MAX_OURS or not kept:
                 return event
-            kept = min(kept - 1, kept * MAX_BODY // len(event.body))
+            kept = min(kept - 1, kept * _MAX_OURS // len(event.body))
 
     def source_state(self, change: SourceChange) -> Event:
         """Return a ``source.state`` event."""
@@ -157,16 +180,24 @@ class EventFactory:
                                agent=self._version)
         return self._event(self._next(), SOURCE_STATE, change.source, change.at, data)
 
-    def _next(self) -> int:
+    def gap(self, gap: Gap, name: str | None = None) -> Event:
+        """Return a ``gap`` event; ``name`` is the id of the event that this one takes the place of."""
+        return self._event(name or self._next(), GAP, "", self._wall(), gap)
+
+    def heartbeat(self) -> Event:
+        """Return a ``heartbeat`` event; it never goes into the spool, so it has no sequence."""
+        return self._event(self._next(), HEARTBEAT, "", self._wall(), HeartbeatData(agent=self._version))
+
+    def _next(self) -> str:
         with self._lock:
             self._made += 1
-            return self._made
+            return f"{self._run_id}-{self._made}"
 
-    def _event(self, number: int, kind: str, subject: str, at: float, data: DetectionData | SourceStateData
-               ) -> Event:
-        name = f"{self._run_id}-{number}"
-        body = self._encode(CloudEvent(id=name, source=self._source, type=kind, subject=subject, time=rfc3339(at),
-                                       sequence=f"{number:012d}", data=data))
+    def _event(self, name: str, kind: str, subject: str, at: float,
+               data: DetectionData | SourceStateData | Gap | HeartbeatData) -> Event:
+        body = self._encode(CloudEvent(
+            specversion="1.0", id=name, source=self._source, type=kind, subject=subject, time=rfc3339(at),
+            datacontenttype="application/json", bootid=self._boot_id, clock=self._distrust(), data=data))
         return Event(id=name, type=kind, subject=subject, body=body)
 
 

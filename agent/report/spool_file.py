@@ -1,286 +1,310 @@
-"""The spool's SQLite file: its settings, its schema, and the few transactions that are ever run on it.
+"""The few transactions that are ever run on a spool: commit, seal, acknowledge, split, bury, evict.
 
-Promises: a transaction that returned is on the disk (WAL, synchronous=FULL); one that raised changed nothing. The
-file never passes its page limit, and keeps room to seal a batch when it is full of events, so that it can always be
-drained. Not safe for two threads at a time: :class:`agent.report.spool.Spool` holds a lock around every call.
+Promises: every event that is committed gets the next sequence, in the same transaction; every event that leaves
+other than by an acknowledgement is counted in a ``gap`` event written in that same transaction. The file keeps room
+to seal a batch when it is full of events, so that it can always be drained. Not safe for two threads at a time:
+:class:`agent.report.spool.Spool` holds a lock around every call.
 
-Schema 1: ``event`` holds what is not yet in a batch, ``batch`` the sealed ones. Sealing *moves*: the rows leave
-``event`` in the transaction that writes the batch, so nothing is stored twice and an acknowledged batch is one
-DELETE. ``event.id`` has no unique index: ids are unique by construction, a moved event would escape the index, and
-it would double the pages of every commit. ``class`` says what may be given up first; ``seq`` is never used again, so
-that a lost range can be named. The index on (class, seq) finds the oldest of the lowest class and makes the count
-at start read a small index instead of all bodies.
+``event`` holds what is not yet in a batch, ``batch`` the sealed ones. Sealing *moves*: the rows leave ``event`` in
+the transaction that writes the batch, so nothing is stored twice and an acknowledged batch is one DELETE.
+``event.id`` has no unique index: ids are unique by construction, and it would double the pages of every commit. The
+index on (class, seq) finds the oldest of the lowest class and makes the count at start read no bodies.
 """
 
-import fcntl
-import gzip
-import hashlib
-import os
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from agent.errors import SpoolError
 from agent.records import Event
+from agent.report import sealing
+from agent.report.age import AgeClock, ClockReading, Clocks
+from agent.report.classes import class_of
+from agent.report.declaring import Declarations
+from agent.report.gaps import Gap
+from agent.report.room import Room
+from agent.report.spool_db import Database, UnusableFileError
+from agent.report.spool_records import Declare, FilePolicy, Levels, Pending, SealedBatch
 
-SCHEMA = 1
-LEAST_BYTES = 1024 * 1024
-CONTENT_TYPE = "application/cloudevents-batch+json"
-_PAGE = 4096
-_CHECKPOINT_PAGES = 128
-_JOURNAL_BYTES = 1024 * 1024
-_BUSY_MS = 5000
-# Pages given back to the file system at a time: a file that grew in an outage must shrink, but not in one long write.
-_VACUUM_PAGES = 1024
-_PASSING = {"database or disk is full": "the disk is full", "database is locked": "another process holds the file"}
-_ORDINARY = 1
-_CLASSES = {"detection": 0, "gap": 2, "update.outcome": 2}
-_TABLES = """
-CREATE TABLE event (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, class INTEGER NOT NULL, subject TEXT NOT NULL,
-    created REAL NOT NULL, body BLOB NOT NULL);
-CREATE INDEX event_by_class ON event (class, seq);
-CREATE TABLE batch (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, class INTEGER NOT NULL, content_type TEXT NOT NULL,
-    encoding TEXT NOT NULL, events INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-    created REAL NOT NULL, sealed REAL NOT NULL, body BLOB NOT NULL);
-"""
-
-
-class SpoolFullError(SpoolError):
-    """The file cannot be written for now; nothing was changed, try again later.
-
-    ``why`` says it in words: the disk is full, or another process holds the file.
-    """
-
-    def __init__(self, what: str, remedy: str, why: str) -> None:
-        super().__init__(what, remedy)
-        self.why = why
-
-
-class Pending(NamedTuple):
-    """An event that waits for its commit; ``created`` by the wall clock, ``appended`` by the monotonic one."""
-
-    event: Event
-    created: float
-    appended: float
-
-
-class SealedBatch(NamedTuple):
-    """Bytes that never change again, whatever happens between here and the receiver.
-
-    Attributes:
-        n: Key in the file.
-        id: SHA-256 of the JSON array before compression, 64 hex digits: what a receiver can check, whatever
-            encoding it was sent in; the same on every retry and after a restart.
-        content_type: Media type of the array.
-        encoding: Content encoding of ``body``: ``gzip``.
-        events: How many events the array has.
-        first_seq: Number of its first event in this spool.
-        last_seq: Number of its last.
-        body: The encoded bytes.
-    """
-
-    n: int
-    id: str
-    content_type: str
-    encoding: str
-    events: int
-    first_seq: int
-    last_seq: int
-    body: bytes
-
-
-class Levels(NamedTuple):
-    """What the file holds: bytes in use, and when the oldest event (of all; not yet sealed) was appended, or None."""
-
-    used: int
-    oldest: float | None
-    oldest_unsealed: float | None
+# Of the room, how much the dead letters may take.
+_DEAD_SHARE = 16
+_CLOCK_EVERY_S = 60.0
+_INSERT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class SpoolFile:
-    """One open spool file.
+    """The spool's transactions. Every method raises what :class:`agent.report.spool_db.Database` raises.
 
     Args:
         path: The file; made when missing, its folder must exist.
-        max_bytes: Largest size of the file (its journal, at most about 1.5 MiB, comes on top).
-
-    Raises:
-        SpoolError: it cannot be opened, is damaged, or was written by a newer version.
+        policy: How it is kept.
+        declare: Makes gap events.
+        clocks: Of the box.
     """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, policy: FilePolicy, declare: Declare, clocks: Clocks) -> None:
+        self.db = Database(path, policy.max_bytes)
+        self._policy, self._gaps = policy, Declarations(self.db, declare)
         # A batch that nginx takes with its default client_max_body_size even if it does not compress at all.
-        self.batch_bytes = min(max_bytes // 8, 1000 * 1000)
-        self.limit = max_bytes - 2 * self.batch_bytes  # the rest is for sealing when all else is full
-        with self._guard():
-            # Both threads that use it take turns under the spool's lock.
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self.batch_bytes = min(policy.max_bytes // 8, 1000 * 1000)
+        self._full_limit = policy.max_bytes - 2 * self.batch_bytes  # the rest is for sealing when all else is full
+        self.room = Room(self.db, self._full_limit)
         try:
-            with self._guard():
-                self._prepare(max_bytes)
+            with self.db.guard():
+                saved = self._recall("clock")
+                self.now = AgeClock(msgspec.convert(saved, ClockReading) if saved else None, clocks)
+                self._saved_at = float("-inf")
+                self._count()
         except BaseException:
-            self._db.close()
+            self.db.close()
             raise
 
-    def _prepare(self, max_bytes: int) -> None:
-        found = self._one("PRAGMA user_version")
-        if found > SCHEMA:
-            raise SpoolError(f"{self._path}: written by a newer version (schema {found}, this one knows {SCHEMA})",
-                             "install that version again, or move the file away to start an empty spool")
-        for setting in (
-                f"busy_timeout = {_BUSY_MS}", f"page_size = {_PAGE}",
-                "auto_vacuum = INCREMENTAL",  # counts only before the first table, and before WAL writes page 1
-                "journal_mode = WAL", "synchronous = FULL", f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-                f"journal_size_limit = {_JOURNAL_BYTES}", f"max_page_count = {max_bytes // _PAGE}"):
-            self._db.execute(f"PRAGMA {setting}").fetchall()
-        if found == 0:
-            with self._transaction():
-                for statement in filter(str.strip, _TABLES.split(";")):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+    def begin(self, reset: Gap | None = None) -> None:
+        """Note that the file is in use, and declare what an earlier run could not: it was killed, or its file is lost.
 
-    def counts(self) -> tuple[int, int]:
-        """Return (events not yet sealed, events in sealed batches); reads an index, no bodies."""
-        with self._guard():
-            return self._one("SELECT COUNT(*) FROM event"), self._one("SELECT COALESCE(SUM(events), 0) FROM batch")
-
-    def levels(self) -> Levels:
-        """Return what the file holds now; cheap."""
-        with self._guard():
-            pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
-            unsealed = self._one("SELECT created FROM event ORDER BY seq LIMIT 1")
-            sealed = self._one("SELECT created FROM batch ORDER BY n LIMIT 1")
-        return Levels(pages * _PAGE, unsealed if sealed is None else sealed, unsealed)
-
-    def insert(self, pending: Sequence[Pending]) -> None:
-        """Write events in one transaction.
-
-        Raises:
-            SpoolFullError: the disk is full.
-            SpoolError: the file is damaged or the disk fails.
+        Args:
+            reset: The file is a fresh one in the place of another; the sequence goes on after ``reset.last``.
         """
-        rows = [(event.id, _CLASSES.get(event.type, _ORDINARY), event.subject, created, event.body)
-                for event, created, _ in pending]
-        with self._guard(), self._transaction():
-            self._db.executemany("INSERT INTO event (id, class, subject, created, body) VALUES (?, ?, ?, ?, ?)", rows)
+        with self._transaction():
+            if reset is not None:
+                self.db.execute("DELETE FROM sqlite_sequence")
+                self.db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('event', ?)", (reset.last or 0,))
+                self._declare(reset)
+            elif self._recall("open"):
+                self._declare(Gap(reason="unclean_stop", detail="what had not been committed"))
+            self._remember("open", 1)
+            self._remember("clock", self.now.reading())
 
-    def seal(self, max_events: int, now: float) -> SealedBatch | None:
+    def end(self) -> None:
+        """Note that all that was taken is committed; the next run then has nothing to declare."""
+        with self._transaction():
+            self._remember("open", 0)
+            self._remember("clock", self.now.reading())
+
+    # Taking in ------------------------------------------------------------------------------------------------
+
+    def commit(self, pending: Sequence[Pending], gaps: Sequence[Gap] = ()) -> int:
+        """Write events, give them their sequence, evict what they need room for, and declare ``gaps``.
+
+        Returns:
+            How many events were lost for it: evicted, or themselves the least important where there is no room.
+        """
+        rows, lost = list(pending), 0
+        with self._transaction():
+            for gap in self.room.make(rows):
+                lost += self._lose(gap)
+            self.db.executemany(_INSERT, (
+                _row(sequence, one.event, one.created, sealing.numbered(one.event.body, sequence))
+                for sequence, one in enumerate(rows, self.db.last_sequence() + 1)))
+            self._unsealed += len(rows)
+            for gap in gaps:
+                self._declare(gap)
+            if self.now() > self._saved_at + _CLOCK_EVERY_S:
+                self._remember("clock", self.now.reading())
+        return lost
+
+    def evict_older(self, bound: float) -> int:
+        """Delete events created before ``bound`` (spool's clock), but for the never evicted; return how many.
+
+        At most a few hundred of each class at a time: call it again while it returns more than 0.
+        """
+        with self._transaction():
+            return sum(self._lose(gap) for gap in self.room.older(bound))
+
+    def _insert(self, sequence: int, event: Event, created: float, body: bytes) -> None:
+        self.db.execute(_INSERT, _row(sequence, event, created, body))
+        self._unsealed += 1
+
+    def _lose(self, gap: Gap) -> int:
+        assert gap.count is not None
+        if gap.first is not None:
+            self._unsealed -= gap.count
+        self._declare(gap)
+        return gap.count
+
+    def _declare(self, gap: Gap) -> None:
+        self._unsealed += self._gaps.declare(gap, self.now())
+
+    # Giving out -----------------------------------------------------------------------------------------------
+
+    def seal(self, max_events: int) -> SealedBatch | None:
         """Move the oldest events, at most ``max_events`` and ``batch_bytes`` before compression, into a batch.
 
         Returns:
             The batch, or None when no event waits.
-
-        Raises:
-            SpoolError: as for :meth:`insert`.
         """
-        with self._guard(), self._transaction():
+        with self._transaction():
             rows: list[Any] = []
             size = 0
-            for row in self._db.execute("SELECT seq, class, created, body FROM event ORDER BY seq LIMIT ?",
-                                        (max_events,)):
-                size += len(row[3]) + 1
+            for row in self.db.execute("SELECT seq, created, body FROM event ORDER BY seq LIMIT ?", (max_events,)):
+                size += len(row[2]) + 1
                 if rows and size > self.batch_bytes:
                     break
                 rows.append(row)
+            for damaged in [row for row in rows if not sealing.is_whole(row[2])]:
+                self._bury_damaged(damaged[0])
+                rows.remove(damaged)
             if not rows:
                 return None
-            array = b"[" + b",".join(row[3] for row in rows) + b"]"
-            first, last, name = rows[0][0], rows[-1][0], hashlib.sha256(array).hexdigest()
-            body = gzip.compress(array, mtime=0)
-            self._db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (first, last))
-            n = self._db.execute(
-                "INSERT INTO batch (id, class, content_type, encoding, events, first_seq, last_seq, created, sealed,"
-                " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (name, max(row[1] for row in rows), CONTENT_TYPE, "gzip", len(rows), first, last, rows[0][2], now,
-                 body)).lastrowid
-        assert n is not None
-        return SealedBatch(n, name, CONTENT_TYPE, "gzip", len(rows), first, last, body)
+            first, last = rows[0][0], rows[-1][0]
+            self.db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (first, last))
+            self._unsealed -= len(rows)
+            encoded = sealing.encode([row[2] for row in rows], self._policy.format, self._policy.compression)
+            return self._keep(encoded, len(rows), first, last, rows[0][1])
 
-    def sealed(self) -> SealedBatch | None:
-        """Return the oldest sealed batch, if any."""
-        with self._guard():
-            row = self._db.execute(
-                f"SELECT {', '.join(SealedBatch._fields)} FROM batch ORDER BY n LIMIT 1").fetchone()  # noqa: S608 -- our own names
-        return None if row is None else SealedBatch(*row)
+    def _bury_damaged(self, sequence: int) -> None:
+        """Move an event that is no JSON any more out of the way: it would make its whole batch unreadable."""
+        why = "damaged on this box's disk"
+        self.db.execute("INSERT INTO dead SELECT seq, id, type, subject, created, ?, ?, body FROM event WHERE seq = ?",
+                        (self.now(), why, sequence))
+        self.db.execute("DELETE FROM event WHERE seq = ?", (sequence,))
+        self._unsealed -= 1
+        self._dead += 1
+        self._declare(Gap(reason="dead_letter", count=1, first=sequence, last=sequence, detail=why))
+
+    def _keep(self, encoded: sealing.Encoded, events: int, first: int, last: int, created: float) -> SealedBatch:
+        n = self.db.execute(
+            "INSERT INTO batch (id, content_type, encoding, events, first_seq, last_seq, created, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (encoded.id, encoded.content_type, encoded.encoding, events, first, last, created, encoded.body)).lastrowid
+        assert n is not None
+        self._sealed += events
+        return SealedBatch(n, encoded.id, encoded.content_type, encoded.encoding, events, first, last, encoded.body)
+
+    def sealed(self) -> tuple[SealedBatch, float] | None:
+        """Return the oldest sealed batch and when its first event was created, if there is one.
+
+        One that was sealed in another format than is configured now is sealed again: its receiver may be another.
+        """
+        policy, found = self._policy, self._sealed_as_it_is()
+        while found and not sealing.is_as(found[0].content_type, found[0].encoding, policy.format, policy.compression):
+            self.unseal(found[0])
+            found = self._sealed_as_it_is()
+        return found
+
+    def _sealed_as_it_is(self) -> tuple[SealedBatch, float] | None:
+        with self.db.guard():
+            row = self.db.execute(
+                f"SELECT {', '.join(SealedBatch._fields)}, created FROM batch ORDER BY first_seq LIMIT 1"  # noqa: S608 -- our own names
+            ).fetchone()
+        return None if row is None else (SealedBatch(*row[:-1]), row[-1])
 
     def remove(self, batch: SealedBatch) -> None:
-        """Delete a delivered batch with all its events.
+        """Delete a delivered batch with all its events."""
+        with self._transaction():
+            self._take_out(batch)
+            # Asked of the file, not of the counts: another process may have put dead letters back.
+            if not self.db.one("SELECT EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM batch)"):
+                self._gaps.forget_delivered()
+        if not self._unsealed:
+            with self.db.guard():
+                self.db.shrink()
 
-        Raises:
-            SpoolError: as for :meth:`insert`.
+    def split(self, batch: SealedBatch) -> None:
+        """Replace a sealed batch of two or more events by two, each with half of them."""
+        with self._transaction():
+            if (created := self._take_out(batch)) is None:
+                return
+            bodies = self._bodies(batch)
+            middle = len(bodies) // 2
+            for half in (bodies[:middle], bodies[middle:]):
+                first, last = (int(sealing.head(half[n]).sequence) for n in (0, -1))
+                encoded = sealing.encode_again(half, batch.content_type, batch.encoding)
+                self._keep(encoded, len(half), first, last, created)
+
+    def unseal(self, batch: SealedBatch) -> None:
+        """Turn a sealed batch into single events again, so that their age can be judged one by one."""
+        with self._transaction():
+            if (created := self._take_out(batch)) is None:
+                return
+            for body in self._bodies(batch):
+                head = sealing.head(body)
+                event = Event(id=head.id, type=head.type, subject=head.subject, body=body)
+                self._insert(int(head.sequence), event, created, body)
+
+    def bury(self, batch: SealedBatch, why: str) -> bool:
+        """Move the one event of ``batch`` to the dead letters and declare it; False when they are full."""
+        with self._transaction():
+            size = self.db.one("SELECT COALESCE(SUM(length(body)), 0) FROM dead")
+            if self._dead >= self._policy.max_dead or size > self._full_limit // _DEAD_SHARE:
+                return False
+            if (created := self._take_out(batch)) is None:
+                return True
+            (body,) = self._bodies(batch)
+            head = sealing.head(body)
+            self.db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                            (batch.first_seq, head.id, head.type, head.subject, created, self.now(), why, body))
+            self._dead += 1
+            self._declare(Gap(reason="dead_letter", count=1, first=batch.first_seq, last=batch.first_seq,
+                              types={head.type: 1}, since=sealing.time_of(body),
+                              until=sealing.time_of(body), detail=why))
+        return True
+
+    @staticmethod
+    def _bodies(batch: SealedBatch) -> list[bytes]:
+        try:
+            return sealing.decode(batch.body, batch.content_type, batch.encoding)
+        except SpoolError as error:
+            raise UnusableFileError(error.what, error.remedy) from error
+
+    def _take_out(self, batch: SealedBatch) -> float | None:
+        """Delete a batch and return when its first event was created.
+
+        None when it is not there: the file is a fresh one, made while the batch was on its way.
         """
-        with self._guard(), self._transaction():
-            self._db.execute("DELETE FROM batch WHERE n = ?", (batch.n,))
+        created = self.db.one("SELECT created FROM batch WHERE n = ? AND id = ?", (batch.n, batch.id))
+        if created is None:
+            return None
+        self.db.execute("DELETE FROM batch WHERE n = ?", (batch.n,))
+        self._sealed -= batch.events
+        return float(created)
 
-    def shrink(self) -> None:
-        """Give some free pages back to the file system, where there are many."""
-        with self._guard():
-            if self._one("PRAGMA freelist_count") > _VACUUM_PAGES:
-                # Not execute(): it stops at this statement's first (empty) row, and so gives back a single page.
-                self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+    # Knowing --------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Fold the journal into the file and close it."""
-        with self._guard():
-            self._db.close()
+    def levels(self) -> Levels:
+        """Return what the file holds now; cheap, unless another process changed the file: then it is counted."""
+        with self.db.guard():
+            if self.db.changed_by_others() != self._version:
+                self._count()
+            event = self.db.execute("SELECT seq, created FROM event ORDER BY seq LIMIT 1").fetchone()
+            batch = self.db.execute("SELECT first_seq, created FROM batch ORDER BY first_seq LIMIT 1").fetchone()
+            last = self.db.last_sequence()
+            lost = self._gaps.lost()
+        first = batch or event
+        return Levels(
+            unsealed=self._unsealed, sealed=self._sealed, dead=self._dead, last=last,
+            kept=first[0] if first else last + 1, oldest=first[1] if first else None,
+            oldest_unsealed=event[1] if event else None, lost=lost)
 
-    def _one(self, query: str) -> Any:
-        row = self._db.execute(query).fetchone()
-        return None if row is None else row[0]
+    def _count(self) -> None:
+        """Count by the indexes; reads no bodies."""
+        self._version = self.db.changed_by_others()
+        self._unsealed = self.db.one("SELECT COUNT(*) FROM event")
+        self._sealed = self.db.one("SELECT COALESCE(SUM(events), 0) FROM batch")
+        self._dead = self.db.one("SELECT COUNT(*) FROM dead")
+
+    def _remember(self, key: str, value: object) -> None:
+        if key == "clock":
+            self._saved_at = self.now()
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.json.encode(value).decode()))
+
+    def _recall(self, key: str) -> Any:
+        text = self.db.one("SELECT value FROM meta WHERE key = ?", (key,))
+        return None if text is None else msgspec.json.decode(text)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        before = self._unsealed, self._sealed, self._dead
         try:
-            yield
-            self._db.execute("COMMIT")
+            with self.db.guard(), self.db.transaction():
+                yield
         except BaseException:
-            if self._db.in_transaction:  # SQLite rolls back by itself after some errors, a full disk for one
-                self._db.execute("ROLLBACK")
+            self._unsealed, self._sealed, self._dead = before
             raise
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            text = str(error)
-            # By message: sqlite_errorcode exists from Python 3.11 on.
-            if why := _PASSING.get(text):
-                raise SpoolFullError(f"{self._path}: {text}", "make room on that disk, or end who holds the file", why
-                                     ) from error
-            raise SpoolError(f"{self._path}: {text}", "check the disk and the file's owner; if the file is damaged, "
-                             "move it away and the agent starts an empty one") from error
 
-
-def take_lock(path: Path) -> int:
-    """Lock ``<path>.lock`` for this process and write the pid into it.
-
-    Returns:
-        The descriptor; closing it gives the lock back, and so does the end of the process.
-
-    Raises:
-        SpoolError: another process has the lock, or the file cannot be made.
-    """
-    lock = path.with_name(path.name + ".lock")
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise SpoolError(f"{lock}: {error.strerror}", "make the state directory, writable by the agent's user"
-                         ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(handle)
-        raise SpoolError(f"{path}: in use by process {owner}",
-                         "stop that agent, or give this one another device.state_dir") from error
-    with suppress(OSError):  # a full disk takes no pid; the lock holds all the same
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    return handle
+def _row(sequence: int, event: Event, created: float, body: bytes) -> tuple[int, str, int, str, str, float, bytes]:
+    return sequence, event.id, class_of(event.type), event.subject, event.type, created, body

@@ -1,7 +1,5 @@
 """The spool and real processes: killed while it writes, and wanted by two at a time."""
 
-import gzip
-import json
 import os
 import signal
 import subprocess
@@ -11,14 +9,14 @@ import time
 import pytest
 
 from agent.errors import SpoolError
-from agent.report.spool import Spool
+from tests.helpers.live_spools import drain, open_spool
 
 WRITER = """
 import sys
 from pathlib import Path
-from agent.report.spool import Spool
 from tests.helpers.events import event
-spool = Spool(Path(sys.argv[1]), max_bytes=64 * 2**20, commit_interval_s=0.001)
+from tests.helpers.live_spools import open_spool
+spool = open_spool(Path(sys.argv[1]), max_bytes=64 * 2**20, commit_interval_s=0.001)
 number = 0
 while True:
     for _ in range(int(sys.argv[3])):
@@ -50,15 +48,19 @@ def test_what_was_reported_committed_survives_sigkill(tmp_path):
         # The last line may be cut by the kill.
         reported[run] = max([int(line) for line in rest[:-1] if line], default=1)
     found = {}
-    with Spool(path, max_bytes=64 * 2**20) as spool:
+    with open_spool(path, max_bytes=64 * 2**20) as spool:
         depth = spool.depth
-        while batch := spool.seal(1000, 0):
-            for one in json.loads(gzip.decompress(batch.body)):
-                run, number = one["id"].split("-")
-                found.setdefault(run, []).append(int(number))
-            spool.ack(batch)
+        events = drain(spool, 1000)
         assert spool.depth == 0
-    assert depth == sum(map(len, found.values()))
+    assert depth == len(events)
+    assert [int(one["sequence"]) for one in events] == list(range(1, depth + 1))
+    for one in events:
+        if one["type"] == "gap":  # there were kills
+            assert one["data"]["reason"] == "unclean_stop"
+        else:
+            run, number = one["id"].split("-")
+            found.setdefault(run, []).append(int(number))
+    assert len(events) - sum(map(len, found.values())) == 1  # ten kills, one gap, as none was sent meanwhile
     assert list(found) == list(reported)
     for run, numbers in found.items():
         assert numbers == list(range(len(numbers)))
@@ -71,12 +73,12 @@ def test_a_second_process_is_refused_and_told_who_has_it(tmp_path):
     try:
         assert child.stdout.readline()
         with pytest.raises(SpoolError, match=f"in use by process {child.pid}\\n") as caught:
-            Spool(path, max_bytes=64 * 2**20)
+            open_spool(path, max_bytes=64 * 2**20)
         assert "state_dir" in caught.value.remedy
     finally:
         child.kill()
         child.stdout.close()
         child.wait()
-    with Spool(path, max_bytes=64 * 2**20) as spool:
+    with open_spool(path, max_bytes=64 * 2**20) as spool:
         assert spool.depth > 0
         assert path.with_name("spool.sqlite.lock").read_text() == f"{os.getpid()}\n"
