@@ -3,6 +3,8 @@
 Works within the transaction of whoever calls. Does not decide what is lost.
 """
 
+from typing import Any
+
 import msgspec
 
 from agent.report import sealing
@@ -24,7 +26,7 @@ class Declarations:
         self._db, self._make = db, make
 
     def declare(self, gap: Gap, created: float) -> bool:
-        """Write ``gap``, into the event for the same reason that has not been sealed yet if there is one.
+        """Write ``gap``, into the event for the same reason that was never sealed if there is one.
 
         Losses that had a sequence and those that never had one stay apart: the range of a gap must hold its count.
 
@@ -34,9 +36,7 @@ class Declarations:
         if gap.count and gap.reason != "dead_letter":
             self._db.execute("INSERT INTO lost VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET events = events + ?",
                              (gap.reason, gap.count, gap.count))
-        found = self._db.execute(
-            "SELECT gap.seq, gap.id, data FROM gap JOIN event USING (seq) WHERE reason = ? AND (first IS NULL) = ?"
-            " ORDER BY gap.seq DESC", (gap.reason, gap.first is None)).fetchone() if can_merge(gap.reason) else None
+        found = self._open(gap) if can_merge(gap.reason) else None
         if found:
             sequence, name, data = found
             gap = merged(msgspec.json.decode(data, type=Gap), gap)
@@ -51,6 +51,16 @@ class Declarations:
         self._db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?)",
                          (sequence, event.id, gap.reason, gap.first, gap.last, gap.count, msgspec.json.encode(gap)))
         return not found
+
+    def _open(self, gap: Gap) -> Any:
+        """Return sequence, id and data of the gap event to which ``gap`` may still be added, if there is one."""
+        return self._db.execute(
+            "SELECT gap.seq, gap.id, data FROM gap JOIN event USING (seq) WHERE reason = ? AND (first IS NULL) = ?"
+            " AND data != x'' ORDER BY gap.seq DESC", (gap.reason, gap.first is None)).fetchone()
+
+    def close(self, first: int, last: int) -> None:
+        """Add no more to the gap events of these sequences: they were sent, and may have arrived as they are."""
+        self._db.execute("UPDATE gap SET data = x'' WHERE seq BETWEEN ? AND ?", (first, last))
 
     def forget_delivered(self) -> None:
         """Forget the rows of all gaps but those of dead letters, which may come again: the spool is empty."""

@@ -92,10 +92,9 @@ class SpoolFile:
         Returns:
             How many events were lost for it: evicted, or themselves the least important where there is no room.
         """
-        rows, lost = list(pending), 0
+        rows = list(pending)
         with self._transaction():
-            for gap in self.room.make(rows):
-                lost += self._lose(gap)
+            lost = sum(self._lose(gap) for gap in self.room.make(rows))
             self.db.executemany(_INSERT, (
                 _row(sequence, one.event, one.created, sealing.numbered(one.event.body, sequence))
                 for sequence, one in enumerate(rows, self.db.last_sequence() + 1)))
@@ -224,6 +223,7 @@ class SpoolFile:
                 head = sealing.head(body)
                 event = Event(id=head.id, type=head.type, subject=head.subject, body=body)
                 self._insert(int(head.sequence), event, created, body)
+            self._gaps.close(batch.first_seq, batch.last_seq)
 
     def bury(self, batch: SealedBatch, why: str) -> bool:
         """Move the one event of ``batch`` to the dead letters and declare it; False when they are full."""
@@ -238,9 +238,9 @@ class SpoolFile:
             self.db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                             (batch.first_seq, head.id, head.type, head.subject, created, self.now(), why, body))
             self._dead += 1
+            at = sealing.time_of(body)
             self._declare(Gap(reason="dead_letter", count=1, first=batch.first_seq, last=batch.first_seq,
-                              types={head.type: 1}, since=sealing.time_of(body),
-                              until=sealing.time_of(body), detail=why))
+                              types={head.type: 1}, since=at, until=at, detail=why))
         return True
 
     @staticmethod

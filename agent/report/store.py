@@ -190,12 +190,12 @@ class Store:
             file = self._at_path()
             if file.db.fresh and mark.reached:
                 reset = Gap(reason="spool_reset", first=mark.kept, last=mark.reached, detail="its file was missing")
-        except UnusableFileError as error:
+            return _begun(file, reset)
+        except UnusableFileError as error:  # some damage shows only at the first write
             name = self._put_aside(error.what)
-            file = self._at_path()
             reset = Gap(reason="spool_reset", first=mark.kept if mark.reached else None, last=mark.reached or None,
                         detail=f"set aside as {name}: {error.what}")
-        return _begun(file, reset)
+            return _begun(self._at_path(), reset)
 
     def _replace(self, file: SpoolFile, why: str) -> SpoolFile:
         """Start a fresh file while running: the sequence goes on where it was."""

@@ -337,6 +337,22 @@ def test_a_full_ring_refuses_declares_and_never_waits_for_the_disk(tmp_path):
     assert numbers(found) == list(range(1, accepted + 3))  # what was refused never had a number
 
 
+def test_a_gap_event_that_was_sent_is_never_rewritten(tmp_path):
+    """It may have arrived: another version of it under the same id would be taken for the same."""
+    box = SetClocks()
+    with opened(tmp_path, clocks=box, max_age_s=100) as spool:
+        filled(spool, 2)
+        box.pass_(200)
+        spool._store.tend()
+        sent = events_of(spool.seal(10, 0))
+        box.pass_(200)  # so old now that its batch is taken apart; the gap itself is never given up
+        filled(spool, 1, run="later")
+        box.pass_(200)
+        found = drain(spool)
+    assert found[0] == sent[0]
+    assert [gap["count"] for gap in gaps(found)] == [2, 1]
+
+
 # Splitting and burying ----------------------------------------------------------------------------------------
 
 
