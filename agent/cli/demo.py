@@ -189,6 +189,15 @@ def _show_lines(agent: "subprocess.Popen[bytes]", socket: Path, receiver: Receiv
                    f"{sum(now.found.values()):6} {now.spool.depth if now.spool else 0:6} {receiver.received:9}")
 
 
+def _sequence(events: Sequence[dict[str, Any]]) -> str:
+    """Say what the sequence alone proves about what came."""
+    numbers = sorted(int(event["sequence"]) for event in events)
+    if not numbers:
+        return "nothing came"
+    missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+    return f"{numbers[0]} to {numbers[-1]}, {f'{missing} missing' if missing else 'none missing'}"
+
+
 def _pair(snapshot: Snapshot, name: str) -> str:
     stage = snapshot.stages.get(name)
     if stage is None or stage.p50_ms is None or stage.p99_ms is None:
@@ -226,6 +235,7 @@ def _summary(last: Snapshot, events: Sequence[dict[str, Any]], receiver: Receive
         click.echo(f"first      result {last.first_result_s:.2f} s after the agent's process was started")
     click.echo(f"delivered  {len(events)} events over HTTPS, {receiver.duplicates} duplicates, "
                f"{last.spool.depth if last.spool else 0} left in the spool")
+    click.echo(f"sequence   {_sequence(events)}")
     click.echo(f"look at    {picture or 'no picture: nothing was found'}")
     click.echo(f"           {receiver.file}")
     click.echo(f"           {out / 'agent.log'}  (the agent's log)")
