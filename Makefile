@@ -34,6 +34,7 @@ docs: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m bench loop
 	$(BIN)/python -m bench start
+	$(BIN)/python -m bench spool
 
 $(VENV)/.ready-%: pyproject.toml deploy/dev/setup
 	deploy/dev/setup venv "$*"

@@ -15,6 +15,7 @@ from bench.row import Row
 BENCHES = {
     "loop": "CPU and latency of the real agent against its bare engine, one and eight sources",
     "start": "time to the first detection, peak memory, time of a status answer",
+    "spool": "the spool against raw sqlite3, a million events, bytes on the wire, the loop's share",
 }
 
 

@@ -133,13 +133,20 @@ class Spool(AbstractContextManager["Spool"]):
             return None
         return self._store.next_batch(max_events)
 
-    def ack(self, batch: SealedBatch) -> None:
+    def ack(self, batch: SealedBatch, next_events: int = 0) -> None:
         """Delete ``batch`` with its events: the upstream has it.
+
+        Args:
+            batch: What was delivered.
+            next_events: If so many wait, the next batch is sealed by the same write to the disk.
 
         Raises:
             SpoolError: as for :meth:`seal`; the batch is then still there, and sending it again does no harm.
         """
-        self._store.use(lambda file: file.remove(batch))
+        try:
+            self._store.use(lambda file: file.remove(batch, next_events))
+        except SpoolFullError:  # to delete takes less room than to seal
+            self._store.use(lambda file: file.remove(batch))
         self._acked += batch.events
 
     def split(self, batch: SealedBatch) -> None:

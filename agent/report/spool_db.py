@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent.atomic import fsync_dir
 from agent.errors import SpoolError
 
@@ -21,8 +23,8 @@ SCHEMA = 2
 APPLICATION_ID = 0x56444554  # "VDET"
 # Five events of a dozen detections fit into a page, and little of it stays empty; with 4096 only two would.
 PAGE = 8192
-_CHECKPOINT_PAGES = 64
-_JOURNAL_BYTES = 1024 * 1024
+_CHECKPOINT_PAGES = 128
+_JOURNAL_BYTES = 2 * 1024 * 1024
 _BUSY_MS = 5000
 # Pages given back to the file system at a time: a file that grew in an outage must shrink, but not in one long write.
 _VACUUM_PAGES = 512
@@ -30,14 +32,16 @@ _VACUUM_PAGES = 512
 _LEAST_ON_FULL_DISK = 1024 * 1024
 _DISK_FULL = "database or disk is full"
 _PASSING = {_DISK_FULL: "the disk is full", "database is locked": "another process holds the file"}
-_UNUSABLE = ("file is not a database", "malformed", "file is encrypted", "unsupported file format")
+# SQLite quotes damaged bytes in its messages, and finds damaged rows at odds with their table.
+_UNUSABLE = ("file is not a database", "malformed", "file is encrypted", "unsupported file format",
+             "codec can't decode", "Could not decode", "constraint failed", "no such table", "no such column")
 _ASIDE = ".bad-"
 _MOST_ASIDE = 3
 _TABLES = """
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, class INTEGER NOT NULL, subject TEXT NOT NULL,
     type TEXT NOT NULL, created REAL NOT NULL, body BLOB NOT NULL);
-CREATE INDEX event_by_class ON event (class, seq);
+CREATE INDEX event_by_class ON event (class DESC);
 CREATE TABLE batch (
     n INTEGER PRIMARY KEY, id TEXT NOT NULL, content_type TEXT NOT NULL, encoding TEXT NOT NULL,
     events INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, created REAL NOT NULL,
@@ -134,6 +138,15 @@ class Database:
         row = self._db.execute(query, values).fetchone()
         return None if row is None else row[0]
 
+    def remember(self, key: str, value: object) -> None:
+        """Keep a value as JSON; only inside of :meth:`transaction`."""
+        self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.json.encode(value).decode()))
+
+    def recall(self, key: str) -> Any:
+        """Return what was kept, None for nothing; only inside of :meth:`guard`."""
+        text = self.one("SELECT value FROM meta WHERE key = ?", (key,))
+        return None if text is None else msgspec.json.decode(text)
+
     def used(self) -> int:
         """Return the bytes of the file that are in use, also within a transaction."""
         return int(self.one("PRAGMA page_count") - self.one("PRAGMA freelist_count")) * PAGE
@@ -185,13 +198,13 @@ class Database:
         """Turn SQLite's errors into the spool's."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             text = str(error)
             # By message: sqlite_errorcode exists from Python 3.11 on.
             if why := _PASSING.get(text):
                 raise SpoolFullError(f"{self.path}: {text}", "make room on that disk, or end who holds the file", why
                                      ) from error
-            if any(sign in text for sign in _UNUSABLE) or "no such table" in text or "no such column" in text:
+            if any(sign in text for sign in _UNUSABLE):
                 raise UnusableFileError(f"{self.path}: {text}", "it is kept; `vedette spool export --file` reads what "
                                         "can be read") from error
             raise SpoolError(f"{self.path}: {text}", "check the disk, and that the agent's user may write there"

@@ -23,6 +23,7 @@ from agent.records import Event
 from agent.report import sealing
 from agent.report.age import AgeClock, ClockReading, Clocks
 from agent.report.classes import class_of
+from agent.report.dead_letters import DeadLetters
 from agent.report.declaring import Declarations
 from agent.report.gaps import Gap
 from agent.report.room import Room
@@ -50,11 +51,12 @@ class SpoolFile:
         self._policy, self._gaps = policy, Declarations(self.db, declare)
         # A batch that nginx takes with its default client_max_body_size even if it does not compress at all.
         self.batch_bytes = min(policy.max_bytes // 8, 1000 * 1000)
-        self._full_limit = policy.max_bytes - 2 * self.batch_bytes  # the rest is for sealing when all else is full
-        self.room = Room(self.db, self._full_limit)
+        limit = policy.max_bytes - 2 * self.batch_bytes  # the rest is for sealing when all else is full
+        self.room = Room(self.db, limit)
+        self._dead_letters = DeadLetters(self.db, policy.max_dead, limit // _DEAD_SHARE)
         try:
             with self.db.guard():
-                saved = self._recall("clock")
+                saved = self.db.recall("clock")
                 self.now = AgeClock(msgspec.convert(saved, ClockReading) if saved else None, clocks)
                 self._saved_at = float("-inf")
                 self._count()
@@ -73,16 +75,16 @@ class SpoolFile:
                 self.db.execute("DELETE FROM sqlite_sequence")
                 self.db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('event', ?)", (reset.last or 0,))
                 self._declare(reset)
-            elif self._recall("open"):
+            elif self.db.recall("open"):
                 self._declare(Gap(reason="unclean_stop", detail="what had not been committed"))
-            self._remember("open", 1)
-            self._remember("clock", self.now.reading())
+            self.db.remember("open", 1)
+            self._save_clock()
 
     def end(self) -> None:
         """Note that all that was taken is committed; the next run then has nothing to declare."""
         with self._transaction():
-            self._remember("open", 0)
-            self._remember("clock", self.now.reading())
+            self.db.remember("open", 0)
+            self._save_clock()
 
     # Taking in ------------------------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ class SpoolFile:
             for gap in gaps:
                 self._declare(gap)
             if self.now() > self._saved_at + _CLOCK_EVERY_S:
-                self._remember("clock", self.now.reading())
+                self._save_clock()
         return lost
 
     def evict_older(self, bound: float) -> int:
@@ -136,33 +138,30 @@ class SpoolFile:
             The batch, or None when no event waits.
         """
         with self._transaction():
-            rows: list[Any] = []
-            size = 0
-            for row in self.db.execute("SELECT seq, created, body FROM event ORDER BY seq LIMIT ?", (max_events,)):
-                size += len(row[2]) + 1
-                if rows and size > self.batch_bytes:
-                    break
-                rows.append(row)
-            for damaged in [row for row in rows if not sealing.is_whole(row[2])]:
-                self._bury_damaged(damaged[0])
-                rows.remove(damaged)
-            if not rows:
-                return None
-            first, last = rows[0][0], rows[-1][0]
-            self.db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (first, last))
-            self._unsealed -= len(rows)
-            encoded = sealing.encode([row[2] for row in rows], self._policy.format, self._policy.compression)
-            return self._keep(encoded, len(rows), first, last, rows[0][1])
+            return self._seal(max_events)
 
-    def _bury_damaged(self, sequence: int) -> None:
-        """Move an event that is no JSON any more out of the way: it would make its whole batch unreadable."""
-        why = "damaged on this box's disk"
-        self.db.execute("INSERT INTO dead SELECT seq, id, type, subject, created, ?, ?, body FROM event WHERE seq = ?",
-                        (self.now(), why, sequence))
-        self.db.execute("DELETE FROM event WHERE seq = ?", (sequence,))
-        self._unsealed -= 1
-        self._dead += 1
-        self._declare(Gap(reason="dead_letter", count=1, first=sequence, last=sequence, detail=why))
+    def _seal(self, max_events: int) -> SealedBatch | None:
+        rows: list[Any] = []
+        size = 0
+        # SQLite checks no types when it reads: a damaged row may hold a NULL.
+        query = "SELECT seq, created, CAST(COALESCE(body, '') AS BLOB) FROM event ORDER BY seq LIMIT ?"
+        for row in self.db.execute(query, (max_events,)):
+            size += len(row[2]) + 1
+            if rows and size > self.batch_bytes:
+                break
+            rows.append(row)
+        for damaged in [row for row in rows if not sealing.is_whole(row[2])]:
+            self._declare(self._dead_letters.add_damaged(damaged[0], self.now()))
+            self._unsealed -= 1
+            self._dead += 1
+            rows.remove(damaged)
+        if not rows:
+            return None
+        first, last = rows[0][0], rows[-1][0]
+        self.db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (first, last))
+        self._unsealed -= len(rows)
+        encoded = sealing.encode([row[2] for row in rows], self._policy.format, self._policy.compression)
+        return self._keep(encoded, len(rows), first, last, rows[0][1])
 
     def _keep(self, encoded: sealing.Encoded, events: int, first: int, last: int, created: float) -> SealedBatch:
         n = self.db.execute(
@@ -191,12 +190,14 @@ class SpoolFile:
             ).fetchone()
         return None if row is None else (SealedBatch(*row[:-1]), row[-1])
 
-    def remove(self, batch: SealedBatch) -> None:
-        """Delete a delivered batch with all its events."""
+    def remove(self, batch: SealedBatch, next_events: int = 0) -> None:
+        """Delete a delivered batch with its events; if ``next_events`` wait, seal so many in the same transaction."""
         with self._transaction():
             self._take_out(batch)
+            if next_events and self._unsealed >= next_events and not self._sealed:
+                self._seal(next_events)
             # Asked of the file, not of the counts: another process may have put dead letters back.
-            if not self.db.one("SELECT EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM batch)"):
+            elif not self.db.one("SELECT EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM batch)"):
                 self._gaps.forget_delivered()
         if not self._unsealed:
             with self.db.guard():
@@ -228,19 +229,12 @@ class SpoolFile:
     def bury(self, batch: SealedBatch, why: str) -> bool:
         """Move the one event of ``batch`` to the dead letters and declare it; False when they are full."""
         with self._transaction():
-            size = self.db.one("SELECT COALESCE(SUM(length(body)), 0) FROM dead")
-            if self._dead >= self._policy.max_dead or size > self._full_limit // _DEAD_SHARE:
+            if self._dead_letters.full():
                 return False
-            if (created := self._take_out(batch)) is None:
-                return True
-            (body,) = self._bodies(batch)
-            head = sealing.head(body)
-            self.db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                            (batch.first_seq, head.id, head.type, head.subject, created, self.now(), why, body))
-            self._dead += 1
-            at = sealing.time_of(body)
-            self._declare(Gap(reason="dead_letter", count=1, first=batch.first_seq, last=batch.first_seq,
-                              types={head.type: 1}, since=at, until=at, detail=why))
+            if (created := self._take_out(batch)) is not None:
+                (body,) = self._bodies(batch)
+                self._declare(self._dead_letters.add(body, created, self.now(), why))
+                self._dead += 1
         return True
 
     @staticmethod
@@ -286,14 +280,9 @@ class SpoolFile:
         self._sealed = self.db.one("SELECT COALESCE(SUM(events), 0) FROM batch")
         self._dead = self.db.one("SELECT COUNT(*) FROM dead")
 
-    def _remember(self, key: str, value: object) -> None:
-        if key == "clock":
-            self._saved_at = self.now()
-        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.json.encode(value).decode()))
-
-    def _recall(self, key: str) -> Any:
-        text = self.db.one("SELECT value FROM meta WHERE key = ?", (key,))
-        return None if text is None else msgspec.json.decode(text)
+    def _save_clock(self) -> None:
+        self._saved_at = self.now()
+        self.db.remember("clock", self.now.reading())
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -212,7 +212,7 @@ class Uploader:
     def _act(self, batch: SealedBatch, result: Verdict) -> None:
         """Do to the batch what the verdict says, and no more."""
         if result.kind is Kind.ACK:
-            self._spool.ack(batch)
+            self._spool.ack(batch, self._refusals.most_events(self._policy.batch_events))
             self._delivered(batch)
             return
         if result.kind in {Kind.HALVE, Kind.REJECT}:

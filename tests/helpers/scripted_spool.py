@@ -51,7 +51,7 @@ class ScriptedSpool:
             raise SpoolFullError("full", "", "the disk is full")
         return events
 
-    def ack(self, batch):
+    def ack(self, batch, next_events=0):
         self.acked += [seq for seq, _ in self._write(batch)]
         del self.sealed[0]
 

@@ -177,6 +177,18 @@ def test_closing_commits_what_waits_and_refuses_what_comes_after(tmp_path):
         assert ids(drain(spool)) == ["run-0"]
 
 
+def test_an_acknowledgement_seals_the_next_batch_if_it_is_full(tmp_path):
+    with opened(tmp_path) as spool:
+        filled(spool, 7)
+        spool.ack(spool.seal(3, 0), 3)
+        assert spool._store.levels.sealed == 3
+        batch = spool.seal(100, 0)
+        assert ids(events_of(batch)) == names(7)[3:6]
+        spool.ack(batch, 3)
+        assert spool._store.levels.sealed == 0
+        assert ids(drain(spool)) == ["run-6"]
+
+
 # Bounds and gaps ----------------------------------------------------------------------------------------------
 
 
@@ -582,7 +594,7 @@ def test_settings_of_the_file(tmp_path):
         assert ask("PRAGMA journal_mode") == "wal"
         assert ask("PRAGMA synchronous") == 2
         assert ask("PRAGMA auto_vacuum") == 2
-        assert ask("PRAGMA wal_autocheckpoint") == 64
+        assert ask("PRAGMA wal_autocheckpoint") == 128
         assert ask("PRAGMA page_size") == PAGE
         assert ask("PRAGMA max_page_count") == 16 * MIB // PAGE
         assert (ask("PRAGMA user_version"), ask("PRAGMA application_id")) == (SCHEMA, APPLICATION_ID)
