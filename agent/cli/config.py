@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,13 @@ def _source_faults(key: str, source: SourceSection) -> Iterator[AgentError]:
 
 def _upstream_faults(upstream: UpstreamSection) -> Iterator[AgentError]:
     from agent.https import HttpsOptions, open_session, tls_context
+    from agent.report.credentials import certificate_end
+    from agent.report.sealing import check_compression
     from agent.secrets import read_secret, secret_path
 
     if token := upstream.token:
         yield from _attempt(lambda: open_session(HttpsOptions(token=read_secret(token))).close())
+    yield from _attempt(lambda: check_compression(upstream.compression))
     faults: list[AgentError] = []
     key: Path | None = None
     if reference := upstream.client_key:
@@ -152,6 +156,9 @@ def _upstream_faults(upstream: UpstreamSection) -> Iterator[AgentError]:
             faults += _wrong_kind(f"upstream.{name}", file)
     if not faults:
         faults += _attempt(lambda: tls_context(HttpsOptions(ca_file=ca_file, client_cert=cert, client_key=key)))
+    if not faults and (end := certificate_end(cert)) is not None and end < time.time():
+        date = time.strftime("%Y-%m-%d", time.gmtime(end))
+        faults.append(ConfigError(f"upstream.client_cert: {cert}: expired on {date}", "renew it (or set the clock)"))
     yield from faults
 
 

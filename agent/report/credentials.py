@@ -108,7 +108,7 @@ class Credentials:
             _log.info("upstream: its files have changed and were read again")
         self.close()
         self._session, self.trouble = fresh, ""
-        self._not_after = _not_after(self._client_cert)
+        self._not_after = certificate_end(self._client_cert)
 
     # The certificate's end -------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class Credentials:
             return
         self._watch_at = now + _WATCH_S
         if self._not_after is None:
-            self._not_after = _not_after(self._client_cert)
+            self._not_after = certificate_end(self._client_cert)
         left_s = self.expires_in_s()
         if left_s is None or left_s >= WARN_S:
             self._warned = None
@@ -163,7 +163,7 @@ def _mark(file: Path) -> _Mark:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _not_after(file: Path | None) -> float | None:
+def certificate_end(file: Path | None) -> float | None:
     """Return when the first certificate of a PEM chain ends, seconds since the epoch; None when it cannot be read."""
     if file is None:
         return None

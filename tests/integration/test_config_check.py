@@ -113,3 +113,28 @@ def test_the_command_line_says_it_and_shows_no_secret(box):
     assert done.returncode == EXIT_CONFIG
     assert "fault: no recipe is called 'nothing'" in done.stdout
     assert "1 fault" in done.stderr
+
+
+def test_an_expired_client_certificate_is_found_before_the_upstream_refuses_it(box):
+    from datetime import datetime, timedelta, timezone
+
+    import trustme
+
+    def faults(not_after):
+        path = box('[upstream]\nclient_cert = "client.pem"\nclient_key = "file:client.pem"')
+        trustme.CA().issue_cert("box", not_after=not_after).private_key_and_cert_chain_pem.write_to_path(path.parent / "client.pem")
+        return check(path)
+
+    assert faults(datetime.now(timezone.utc) + timedelta(days=2)) == []
+    (fault,) = faults(datetime(2026, 1, 2, tzinfo=timezone.utc))
+    assert "client.pem: expired on 2026-01-02" in fault
+
+
+def test_a_compression_whose_package_is_missing_is_named(box, monkeypatch):
+    from agent.cli.config import _upstream_faults
+    from agent.config import UpstreamSection
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    (fault,) = _upstream_faults(UpstreamSection(compression="zstd"))
+    assert "zstandard is not installed" in fault.what
+    assert not list(_upstream_faults(UpstreamSection()))
