@@ -130,7 +130,7 @@ def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, hea
     options = HttpsOptions(
         ca_file=ca_file, client_cert=client_cert, client_key=client_key, proxy=section.proxy,
         connect_timeout_s=section.connect_timeout, read_timeout_s=section.read_timeout,
-        total_timeout_s=section.request_timeout)
+        total_timeout_s=section.request_timeout, follow_redirects=False)
 
     def token_now() -> str | None:
         return read_secret(section.token) if section.token else None

@@ -2,15 +2,17 @@
 
 Promises: certificates are always verified, against the configured authority alone where there is one; TLS 1.2 at
 least; every request has a timeout between two bytes and, where it is asked for, one for the whole; proxy, ``.netrc``
-and CA variables of the environment are not looked at. Does not retry, and does not follow redirects by itself: callers
-pass ``allow_redirects=False`` where a redirect is a fault.
+and CA variables of the environment are not looked at; redirects are followed only where that is asked for, and then
+to https only; what happens on the way is not logged. Does not retry.
 """
 
+import logging
 import math
 import socket
 import ssl
 import time
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ class HttpsOptions:
         total_timeout_s: Seconds from a request's start to its answer's last byte, at most, however slowly the other
             side reads or writes; None: no such bound. Looking up the name is not bounded, and each address of a name
             gets ``connect_timeout_s`` of its own.
+        follow_redirects: Go where a redirect points; else it is an answer like any other.
     """
 
     ca_file: Path | None = None
@@ -46,6 +49,7 @@ class HttpsOptions:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 30.0
     total_timeout_s: float | None = None
+    follow_redirects: bool = True
 
 
 def open_session(options: HttpsOptions) -> "requests.Session":
@@ -62,8 +66,10 @@ def open_session(options: HttpsOptions) -> "requests.Session":
                           "write the token alone, ASCII, on one line, into its file")
     import requests  # noqa: PLC0415 -- 60 ms that only those who talk to a server pay
 
-    session = requests.Session()
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)  # its lines hold whole URLs
+    session = requests.Session() if options.follow_redirects else _session_without_redirects()
     session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # kept for weeks, they would grow without bound
     session.adapters.clear()  # no plain http:// either
     session.mount("https://", _adapter(tls_context(options), options))
     if options.proxy is not None:
@@ -71,6 +77,21 @@ def open_session(options: HttpsOptions) -> "requests.Session":
     if options.token is not None:
         session.headers["Authorization"] = f"Bearer {options.token}"
     return session
+
+
+def _session_without_redirects() -> "requests.Session":
+    """Return a session that takes no answer for a redirect.
+
+    ``allow_redirects=False`` is not enough: it reads the redirect's whole body into memory and parses its ``Location``,
+    and raises what it likes when that is odd, in order to offer ``Response.next``.
+    """
+    import requests  # noqa: PLC0415 -- see open_session
+
+    class Session(requests.Session):
+        def get_redirect_target(self, *_: object, **__: object) -> str | None:
+            return None
+
+    return Session()
 
 
 def tls_context(options: HttpsOptions) -> ssl.SSLContext:

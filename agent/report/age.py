@@ -18,12 +18,16 @@ _RESERVED = 65536
 
 
 class ClockReading(NamedTuple):
-    """One moment by three clocks: the spool's, that since the box's start, and the wall clock; seconds."""
+    """One moment by three clocks: the spool's, that since the box's start, and the wall clock; seconds.
+
+    ``certain`` says whether a time service vouched for the wall clock then.
+    """
 
     spool: float
     boot_id: str
     boottime: float
     wall: float
+    certain: bool
 
 
 class Clocks(NamedTuple):
@@ -33,21 +37,21 @@ class Clocks(NamedTuple):
         boot_id: Of this start of the box.
         boottime: Seconds since the box was started, suspend included.
         wall: Wall clock, seconds since the epoch.
-        distrust: Tells why the wall clock is not to be trusted now, empty when it is.
+        certain: Whether a time service vouches for the wall clock now.
     """
 
     boot_id: str
     boottime: Callable[[], float]
     wall: Callable[[], float]
-    distrust: Callable[[], str]
+    certain: Callable[[], bool]
 
 
 class AgeClock:
     """Seconds that pass as they really pass, whatever is done to the wall clock.
 
     Within one start of the box the kernel's CLOCK_BOOTTIME counts, which also runs in suspend. Over a restart of the
-    box the wall clock tells how long it was off, if it can be trusted and says more than nothing; else no time is
-    counted, and events live longer than they should rather than shorter.
+    box the wall clock tells how long it was off, if a time service vouched for it before and does so after; else no
+    time is counted, and events live longer than they should rather than shorter.
 
     Args:
         saved: The last reading that was kept, None for a new spool.
@@ -62,7 +66,8 @@ class AgeClock:
         elif saved.boot_id == clocks.boot_id:
             start = saved.spool + max(0.0, clocks.boottime() - saved.boottime)
         else:
-            start = saved.spool + (0.0 if clocks.distrust() else max(0.0, began - saved.wall))
+            known = saved.certain and clocks.certain()
+            start = saved.spool + (max(0.0, began - saved.wall) if known else 0.0)
         self._offset = start - clocks.boottime()
 
     def __call__(self) -> float:
@@ -72,7 +77,7 @@ class AgeClock:
     def reading(self) -> ClockReading:
         """Return what must be kept for the next run."""
         clocks = self._clocks
-        return ClockReading(self(), clocks.boot_id, clocks.boottime(), clocks.wall())
+        return ClockReading(self(), clocks.boot_id, clocks.boottime(), clocks.wall(), clocks.certain())
 
 
 class Mark(msgspec.Struct, frozen=True):

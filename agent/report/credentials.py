@@ -1,9 +1,9 @@
 """The session to the upstream, as fresh as the files it was made from, and how long the client certificate lasts.
 
-Promises: a rotated CA file, certificate, key or token is used from the next request on, without a restart; files that
-do not work (half written, a key of another certificate) do not end a session that does; the end of the client
-certificate is told 30 days ahead. No secret is kept here or logged. Reads files, sends nothing. One thread asks for
-sessions; any may ask how long the certificate lasts.
+Promises: a rotated CA file, certificate, key or token is used for requests that begin a second or more later, without
+a restart; files that do not work (half written, a key of another certificate) do not end a session that does; the end
+of the client certificate is told 30 days ahead. No secret is kept here or logged. Reads files, sends nothing. One
+thread asks for sessions; any may ask how long the certificate lasts.
 """
 
 import logging
@@ -164,7 +164,11 @@ def _mark(file: Path) -> _Mark:
 
 
 def certificate_end(file: Path | None) -> float | None:
-    """Return when the first certificate of a PEM chain ends, seconds since the epoch; None when it cannot be read."""
+    """Return when a PEM chain ends to be valid: the earliest end of its certificates, seconds since the epoch.
+
+    Returns:
+        None when there is no file, or it cannot be read.
+    """
     if file is None:
         return None
     from cryptography import x509  # noqa: PLC0415 -- only a box with a client certificate pays for it

@@ -3,6 +3,9 @@
 from agent.report import sealing
 from agent.report.gaps import Gap
 from agent.report.spool_db import Database
+from agent.report.spool_records import SealedBatch
+
+_DAMAGED = "damaged on this box's disk"
 
 
 class DeadLetters:
@@ -31,10 +34,16 @@ class DeadLetters:
         return Gap(reason="dead_letter", count=1, first=sequence, last=sequence, types={head.type: 1},
                    since=at, until=at, detail=why)
 
+    def add_damaged_batch(self, batch: SealedBatch, now: float) -> Gap:
+        """Keep a batch whose bytes are not what they were, as one letter of the type ``batch``."""
+        self._db.execute("INSERT INTO dead VALUES (?, ?, 'batch', '', ?, ?, ?, ?)",
+                         (batch.first_seq, batch.id, now, now, _DAMAGED, batch.body))
+        return Gap(reason="dead_letter", count=batch.events, first=batch.first_seq, last=batch.last_seq,
+                   detail=f"a batch, {_DAMAGED}")
+
     def add_damaged(self, sequence: int, now: float) -> Gap:
         """Move an event that is no JSON any more here: it would make its whole batch unreadable."""
-        why = "damaged on this box's disk"
         self._db.execute("INSERT INTO dead SELECT seq, id, type, subject, created, ?, ?, body FROM event WHERE seq = ?",
-                         (now, why, sequence))
+                         (now, _DAMAGED, sequence))
         self._db.execute("DELETE FROM event WHERE seq = ?", (sequence,))
-        return Gap(reason="dead_letter", count=1, first=sequence, last=sequence, detail=why)
+        return Gap(reason="dead_letter", count=1, first=sequence, last=sequence, detail=_DAMAGED)

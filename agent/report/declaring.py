@@ -68,4 +68,4 @@ class Declarations:
 
     def lost(self) -> dict[str, int]:
         """Return how many events were lost for ever, by reason."""
-        return dict(self._db.execute("SELECT reason, events FROM lost").fetchall())
+        return dict(self._db.execute("SELECT CAST(reason AS TEXT), CAST(events AS INTEGER) FROM lost").fetchall())

@@ -4,12 +4,10 @@ from collections import Counter
 
 import msgspec
 
-from agent.report.age import AgeClock, ClockReading
 from agent.report.classes import class_of
 from agent.report.contents import members
 from agent.report.inspection import Inspection, beside, size_of
 from agent.report.spool_db import set_asides
-from agent.report.store import box_clocks
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,11 +130,5 @@ def _sealed(spool: Inspection) -> tuple[Counter[str], int, set[int]]:
 
 def _age_s(spool: Inspection, created: float | None) -> float | None:
     """Return how old what was created then is by the spool's clock, None where that cannot be told."""
-    saved = spool.one("SELECT value FROM meta WHERE key = 'clock'")
-    if created is None or not isinstance(saved, str):
-        return None
-    try:
-        reading = msgspec.json.decode(saved, type=ClockReading)
-    except msgspec.DecodeError:
-        return None
-    return max(0.0, AgeClock(reading, box_clocks())() - created)
+    now = spool.now()
+    return None if created is None or now is None else max(0.0, now - created)

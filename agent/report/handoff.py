@@ -24,7 +24,6 @@ class HandOff:
         commit_events: Most events in one commit.
         commit_bytes: Most bytes of bodies in one commit, unless a single one is larger.
         commit_interval_s: Longest time an event waits before its commit is due, seconds.
-        now: The spool's clock.
 
     Attributes:
         appended: Events taken.
@@ -32,10 +31,9 @@ class HandOff:
         refused: Events not taken, by reason.
     """
 
-    def __init__(self, *, max_bytes: int, commit_events: int, commit_bytes: int, commit_interval_s: float,
-                 now: Callable[[], float]) -> None:
+    def __init__(self, *, max_bytes: int, commit_events: int, commit_bytes: int, commit_interval_s: float) -> None:
         self._max_bytes, self._commit_events, self._commit_bytes = max_bytes, commit_events, commit_bytes
-        self._interval_s, self._now = commit_interval_s, now
+        self._interval_s = commit_interval_s
         self._changed = threading.Condition()
         self._ring: deque[Pending] = deque()
         self._bytes = 0
@@ -52,7 +50,7 @@ class HandOff:
             if self._closed or self._bytes + size > self._max_bytes:
                 self._refuse(event)
                 return
-            self._ring.append(Pending(event, self._now(), time.monotonic()))
+            self._ring.append(Pending(event, time.monotonic()))
             self._bytes += size
             self.appended += 1
             if len(self._ring) in {1, self._commit_events}:

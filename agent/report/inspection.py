@@ -9,14 +9,19 @@ What is in the file is told by :mod:`agent.report.figures`, :mod:`agent.report.c
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from agent.errors import SpoolError
+from agent.report.age import AgeClock, ClockReading
 from agent.report.classes import class_of
 from agent.report.spool_db import APPLICATION_ID, SCHEMA
+from agent.report.store import box_clocks
 
 # How long to wait for a turn while the agent writes, seconds.
 _BUSY_S = 5.0
@@ -170,18 +175,29 @@ class Inspection(AbstractContextManager["Inspection"]):
                 raise DamagedError(f"{self.path}: a sealed batch has values of the wrong type", _SAVE)
             yield Batch._make(row)
 
+    def now(self) -> float | None:
+        """Return the time by the spool's clock, None where it cannot be told; only inside as :meth:`execute`."""
+        saved = self.one("SELECT value FROM meta WHERE key = 'clock'")
+        try:
+            reading = msgspec.json.decode(saved, type=ClockReading) if isinstance(saved, str) else None
+        except msgspec.DecodeError:
+            return None
+        return None if reading is None else AgeClock(reading, box_clocks())()
+
     def retry_dead(self, ids: Sequence[str] | None) -> list[str]:
         """Put dead letters back among the events that wait, under their old sequence; all of them for None.
+
+        Their age begins anew: what was kept for a person must not go at once because it is old.
 
         Returns:
             The ids of those that were there.
         """
         with self.transaction("IMMEDIATE"):
-            rows = self._dead(ids)
+            rows, now = self._dead(ids), self.now() or time.time()
             self._db.executemany(
                 "INSERT INTO event (seq, id, class, subject, type, created, body)"
-                " SELECT seq, id, ?, subject, type, created, body FROM dead WHERE seq = ?",
-                [(class_of(type_), seq) for seq, _, type_ in rows])
+                " SELECT seq, id, ?, subject, type, ?, body FROM dead WHERE seq = ?",
+                [(class_of(type_), now, seq) for seq, _, type_ in rows])
             self._db.executemany("DELETE FROM dead WHERE seq = ?", [(row[0],) for row in rows])
         return [row[1] for row in rows]
 

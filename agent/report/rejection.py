@@ -2,8 +2,10 @@
 
 Promise: nothing is set aside on a receiver's word alone. An expired or missing client certificate makes nginx answer
 400 to everything, so before a batch is taken for the culprit, and again before an event is, a canary (one harmless
-event, sent in the same way) must be accepted. Each step is durable in the spool, so a crash goes on where it was.
-Steps follow each other without a pause, as many as a few bad batches need; then one a second.
+event, sent in the same way) must be accepted. A receiver may also err now and then, so an event alone is only a suspect
+at first: it is sent again at once, and set aside when it is refused, and a canary accepted, a second time in a row.
+Each step but the suspicion is durable in the spool, so a crash goes on where it was. Steps follow each other without a
+pause, as many as a few bad batches need; then one a second.
 """
 
 import logging
@@ -16,7 +18,7 @@ from agent.report.verdict import Kind, Verdict
 
 _log = logging.getLogger(__name__)
 
-# To find one event among 1000 takes 11 refusals, so an ordinary bad batch is never slowed; a receiver that takes the
+# To find one event among 1000 takes 12 refusals, so an ordinary bad batch is never slowed; a receiver that takes the
 # canary and nothing else sees a request a second, and after as many events as there may be dead letters none.
 _AT_ONCE = 60
 _PER_SECOND = 1.0
@@ -45,6 +47,7 @@ class Refusals:
         self._spool, self._ask, self._blame, self._clock = spool, ask, blame, clock
         self._pace = Pacer(_PER_SECOND, _AT_ONCE / _PER_SECOND)
         self._proven_until: float | None = None
+        self._suspect = ""  # the id of a batch of one event that was refused while a canary was accepted
         self._smaller: tuple[int, float] | None = None  # (most events, until when)
         self.buried = 0
         self.canaries = 0
@@ -63,7 +66,7 @@ class Refusals:
         """Take the next step with a batch that was just refused (HALVE or REJECT).
 
         Returns:
-            None when it is done and delivery goes on at once; else why it has to wait (RETRY or HOLD).
+            None when delivery goes on at once, be it with the same batch; else why it has to wait (RETRY or HOLD).
 
         Raises:
             SpoolFullError: the step could not be written; nothing has changed.
@@ -78,12 +81,16 @@ class Refusals:
         self.canaries += 1
         answer = self._ask(batch)
         if answer.kind is not Kind.ACK:
+            self._suspect = ""
             return self._not_the_batch(batch, refusal, answer)
         self._proven_until = self._clock() + _PROVEN_S
         if batch.events > 1:
             _log.warning("upstream: %s, but a canary is taken: looking for the event among %d", refusal.reason,
                          batch.events)
             self._spool.split(batch)
+            return None
+        if batch.id != self._suspect:
+            self._suspect = batch.id
             return None
         return self._bury(batch, refusal)
 
@@ -99,9 +106,10 @@ class Refusals:
         if not self._spool.bury(batch, why):
             return Verdict(Kind.HOLD, f"{refusal.reason}, and the dead letters are full: "
                                       "vedette spool export, then retry-dead or drop-dead")
+        self._suspect = ""  # the same event may come back, by retry-dead
         self.buried += 1
-        _log.warning("upstream: event %d goes to the dead letters, %s, though a canary is taken", batch.first_seq,
-                     refusal.reason)
+        _log.warning("upstream: event %d goes to the dead letters, %s, twice, though a canary is taken",
+                     batch.first_seq, refusal.reason)
         if refusal.kind is Kind.HALVE:
             self._smaller = None  # that one event was too large, not the number of them
         return None

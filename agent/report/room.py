@@ -29,14 +29,15 @@ class Room:
     Args:
         db: The spool's database.
         limit: Bytes of the file that may be in use after a commit.
+        reserve: What must stay free for sealing when the file may not grow, bytes.
 
     Attributes:
         limit: The same, as it is now.
         frozen: Whether the file may not grow, because the disk is full.
     """
 
-    def __init__(self, db: Database, limit: int) -> None:
-        self._db = db
+    def __init__(self, db: Database, limit: int, reserve: int) -> None:
+        self._db, self._reserve = db, reserve
         self.limit = self._full_limit = limit
         self.frozen = False
 
@@ -45,7 +46,7 @@ class Room:
         with self._db.guard():
             size = self._db.freeze(frozen)
         self.frozen = frozen
-        self.limit = min(self._full_limit, size - size // 8) if frozen else self._full_limit
+        self.limit = min(self._full_limit, size - min(self._reserve, size // 8)) if frozen else self._full_limit
 
     def make(self, rows: list[Pending]) -> Iterator[Gap]:
         """Make room for ``rows``, class by class: evict the oldest of it, then leave out the new ones of it.
@@ -77,8 +78,9 @@ class Room:
     def _evict(self, reason: Reason, class_: int, size: int) -> Gap | None:
         """Delete the oldest events of a class, about ``size`` bytes of them."""
         rows, total = [], 0
-        for row in self._db.execute("SELECT seq, type, length(body) FROM event WHERE class = ? ORDER BY seq LIMIT ?",
-                                    (class_, _STEP_ROWS)):
+        for row in self._db.execute(
+                "SELECT seq, CAST(type AS TEXT), COALESCE(length(body), 0) FROM event WHERE class = ? ORDER BY seq"
+                " LIMIT ?", (class_, _STEP_ROWS)):
             rows.append(row)
             total += row[2] + _ROW_BYTES
             if total >= size:
@@ -88,8 +90,9 @@ class Room:
     def older(self, bound: float) -> Iterator[Gap]:
         """Delete events created before ``bound`` (spool's clock), at most a few hundred of each class."""
         for class_ in range(NEVER):
-            rows = self._db.execute("SELECT seq, type, created FROM event WHERE class = ? ORDER BY seq LIMIT ?",
-                                    (class_, _STEP_ROWS)).fetchall()
+            rows = self._db.execute(
+                "SELECT seq, CAST(type AS TEXT), CAST(COALESCE(created, 0) AS REAL) FROM event WHERE class = ?"
+                " ORDER BY seq LIMIT ?", (class_, _STEP_ROWS)).fetchall()
             old = rows[:next((n for n, row in enumerate(rows) if row[2] >= bound), len(rows))]
             if gap := self._drop("max_age", class_, old):
                 yield gap
@@ -99,8 +102,8 @@ class Room:
         if not rows:
             return None
         first, last = rows[0][0], rows[-1][0]
-        since, until = (sealing.time_of(self._db.one("SELECT body FROM event WHERE seq = ?", (seq,)))
-                        for seq in (first, last))
+        body = "SELECT CAST(COALESCE(body, '') AS BLOB) FROM event WHERE seq = ?"
+        since, until = (sealing.time_of(self._db.one(body, (seq,))) for seq in (first, last))
         self._db.execute("DELETE FROM event WHERE class = ? AND seq <= ?", (class_, last))
         return Gap(reason=reason, count=len(rows), first=first, last=last, since=since, until=until,
                    types=dict(Counter(row[1] for row in rows)))

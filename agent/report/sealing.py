@@ -92,6 +92,19 @@ def plain_of(body: bytes, encoding: str) -> bytes:
         raise _damaged(error) from error
 
 
+def readable(encoding: str) -> bool:
+    """Tell whether bytes of this encoding can be read here."""
+    return encoding != "zstd" or importlib.util.find_spec("zstandard") is not None
+
+
+def is_sound(name: str, body: bytes, encoding: str) -> bool:
+    """Tell whether a request is still what it was when it got its id ``name``: a disk can flip bits."""
+    try:
+        return hashlib.sha256(plain_of(body, encoding)).hexdigest() == name
+    except SpoolError:
+        return False
+
+
 def encode_again(bodies: Sequence[bytes], content_type: str, encoding: str) -> Encoded:
     """Return a request that carries ``bodies`` in the same way as an earlier one."""
     return encode(bodies, _FORMATS[content_type], _COMPRESSIONS[encoding])

@@ -54,9 +54,12 @@ class Sender:
         headers = {"Content-Type": request.content_type, "Idempotency-Key": request.id, "User-Agent": self._user_agent}
         if request.encoding:
             headers["Content-Encoding"] = request.encoding
-        body = io.BytesIO(request.body)  # its position says how much was sent before a connection broke
         try:
             session = self._credentials.session()
+        except ConfigError as error:
+            return Verdict(Kind.HOLD, error.what), 0
+        body = io.BytesIO(request.body)  # its position says how much was sent before a connection broke
+        try:
             with session.post(self._url, data=body, headers=headers, stream=True, allow_redirects=False,
                               timeout=None if timeout_s is None else max(_LEAST_S, timeout_s)) as answer:
                 result = verdict(answer.status_code, answer.headers.get("Retry-After"), self._wall())
@@ -64,10 +67,10 @@ class Sender:
                     _read(answer)
                 elif result.kind in {Kind.HALVE, Kind.REJECT}:
                     result = replace(result, said=_words(answer))
-        except ConfigError as error:
-            result = Verdict(Kind.HOLD, error.what)
         except requests.exceptions.RequestException as error:
             result = _no_answer(error, self._trust())
+        except ValueError:  # the library's parsers let some of theirs through, UnicodeDecodeError among them
+            result = Verdict(Kind.RETRY, "answer is not HTTP")
         return result, body.tell()
 
 

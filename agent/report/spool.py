@@ -27,6 +27,8 @@ __all__ = ["FilePolicy", "SealedBatch", "Spool", "SpoolFullError", "SpoolStats"]
 
 _log = logging.getLogger(__name__)
 _RING_BYTES = 4 * 1024 * 1024
+# A commit's share of the journal, which must fit into the ballast when the disk is full.
+_COMMIT_BYTES = 512 * 1024
 _BEAT_S = 1.0
 _RETRY_S = 0.5
 _UPKEEP_S = 5.0
@@ -69,8 +71,10 @@ class Spool(AbstractContextManager["Spool"]):
         self._next_upkeep = 0.0
         self._store = Store(path, policy, declare, max_age_s=max_age_s, clocks=clocks or box_clocks())
         self.stuck = self._store.closed_for
-        self._handoff = HandOff(max_bytes=ring_bytes, commit_events=commit_events, commit_bytes=policy.max_bytes // 8,
-                                commit_interval_s=commit_interval_s, now=self._store.now)
+        self._behind = False
+        self._handoff = HandOff(max_bytes=ring_bytes, commit_events=commit_events,
+                                commit_bytes=min(policy.max_bytes // 8, _COMMIT_BYTES),
+                                commit_interval_s=commit_interval_s)
         self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
         self._writer.start()
 
@@ -176,7 +180,8 @@ class Spool(AbstractContextManager["Spool"]):
             while True:
                 self._heartbeat.beat()
                 closing = self._closing.is_set()
-                group, gaps = self._handoff.next_group(_BEAT_S), self._handoff.undeclared()
+                group = self._handoff.next_group(0 if self._behind else _BEAT_S)
+                gaps = self._handoff.undeclared()
                 if (group or gaps) and not self._committed(group, gaps) and self._closing.wait(_RETRY_S):
                     return  # the next run declares that this one did not end well
                 if closing and not group:
@@ -209,9 +214,11 @@ class Spool(AbstractContextManager["Spool"]):
         return True
 
     def _keep_up(self) -> None:
-        if time.monotonic() >= self._next_upkeep:
+        """Tend the files now and then; step by step while there is much to drop, so that commits are not held up."""
+        if self._behind or time.monotonic() >= self._next_upkeep:
+            self._behind = False
             with suppress(SpoolFullError):
-                self._store.tend()
+                self._behind = self._store.tend()
             self._next_upkeep = time.monotonic() + _UPKEEP_S
 
 

@@ -95,6 +95,7 @@ class Database:
         with self.guard():
             # Both threads that use it take turns under the spool's lock.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.text_factory = _text
         try:
             with self.guard():
                 self.fresh = self._prepare()
@@ -142,10 +143,17 @@ class Database:
         """Keep a value as JSON; only inside of :meth:`transaction`."""
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, msgspec.json.encode(value).decode()))
 
-    def recall(self, key: str) -> Any:
-        """Return what was kept, None for nothing; only inside of :meth:`guard`."""
-        text = self.one("SELECT value FROM meta WHERE key = ?", (key,))
-        return None if text is None else msgspec.json.decode(text)
+    def recall(self, key: str, kind: Any = Any) -> Any:
+        """Return what was kept, None for nothing; only inside of :meth:`guard`.
+
+        Raises:
+            UnusableFileError: it is not of type ``kind``.
+        """
+        text = self.one("SELECT CAST(value AS TEXT) FROM meta WHERE key = ?", (key,))
+        try:
+            return None if text is None else msgspec.json.decode(text, type=kind)
+        except msgspec.DecodeError as error:
+            raise UnusableFileError(f"{self.path}: damaged: {key} cannot be read", "it is kept") from error
 
     def used(self) -> int:
         """Return the bytes of the file that are in use, also within a transaction."""
@@ -204,40 +212,53 @@ class Database:
             if why := _PASSING.get(text):
                 raise SpoolFullError(f"{self.path}: {text}", "make room on that disk, or end who holds the file", why
                                      ) from error
-            if any(sign in text for sign in _UNUSABLE):
+            # Read-only though it may be written: its header is damaged, or it is no longer at its path.
+            if any(sign in text for sign in _UNUSABLE) or ("readonly" in text and os.access(self.path, os.W_OK)):
                 raise UnusableFileError(f"{self.path}: {text}", "it is kept; `vedette spool export --file` reads what "
                                         "can be read") from error
             raise SpoolError(f"{self.path}: {text}", "check the disk, and that the agent's user may write there"
                              ) from error
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a file that cannot be used, and its journal, and return its new name; only the newest three stay.
+def set_aside(path: Path) -> Path | None:
+    """Rename a file that cannot be used, and its journal; only the newest three stay.
+
+    Returns:
+        Its new name, None when there was no file: someone deleted it.
 
     Raises:
         SpoolError: it cannot be renamed.
     """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = path.with_name(f"{path.name}{_ASIDE}{stamp}")
+    aside = path.with_name(f"{path.name}{_ASIDE}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     for number in range(2, 100):
         if not aside.exists():
             break
-        aside = path.with_name(f"{path.name}{_ASIDE}{stamp}-{number}")
+        aside = aside.with_name(f"{aside.name.partition('Z')[0]}Z-{number}")
+    there = path.exists()
     try:
-        # The journal first: left behind, it would be played into the fresh file.
-        with suppress(FileNotFoundError):
-            path.with_name(f"{path.name}-wal").replace(aside.with_name(f"{aside.name}-wal"))
-        with suppress(FileNotFoundError):  # someone deleted it under the agent
+        # The file first: a journal that is left beside no file is deleted by SQLite, not played into a fresh one.
+        if there:
             path.replace(aside)
-        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+        _move_journal(path, aside if there else None)
         for old in set_asides(path)[:-_MOST_ASIDE]:
             old.unlink()
-            old.with_name(f"{old.name}-wal").unlink(missing_ok=True)
+            _move_journal(old, None)
         fsync_dir(path.parent)
     except OSError as error:
         raise SpoolError(f"{path}: cannot be set aside: {error.strerror}",
                          "check that the agent's user may write there") from error
-    return aside
+    return aside if there else None
+
+
+def _move_journal(path: Path, to: Path | None) -> None:
+    """Rename the journal of ``path`` to that of ``to``, or delete it."""
+    journal = path.with_name(f"{path.name}-wal")
+    if to is None:
+        journal.unlink(missing_ok=True)
+    else:
+        with suppress(FileNotFoundError):
+            journal.replace(to.with_name(f"{to.name}-wal"))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
 
 
 def set_asides(path: Path) -> list[Path]:
@@ -271,6 +292,10 @@ def take_lock(path: Path) -> int:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")  # a damaged row must not end the agent
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

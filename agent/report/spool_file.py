@@ -11,23 +11,22 @@ the transaction that writes the batch, so nothing is stored twice and an acknowl
 index on (class, seq) finds the oldest of the lowest class and makes the count at start read no bodies.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from agent.errors import SpoolError
 from agent.records import Event
 from agent.report import sealing
 from agent.report.age import AgeClock, ClockReading, Clocks
+from agent.report.batches import Batches
 from agent.report.classes import class_of
 from agent.report.dead_letters import DeadLetters
 from agent.report.declaring import Declarations
 from agent.report.gaps import Gap
 from agent.report.room import Room
-from agent.report.spool_db import Database, UnusableFileError
+from agent.report.spool_db import Database, SpoolFullError
 from agent.report.spool_records import Declare, FilePolicy, Levels, Pending, SealedBatch
 
 # Of the room, how much the dead letters may take.
@@ -44,20 +43,27 @@ class SpoolFile:
         policy: How it is kept.
         declare: Makes gap events.
         clocks: Of the box.
+        carried: What the spool's clock said in the file before this one, for a fresh file.
+
+    Attributes:
+        in_use_before: Whether a run ever began with this file; False: it is fresh.
     """
 
-    def __init__(self, path: Path, policy: FilePolicy, declare: Declare, clocks: Clocks) -> None:
+    def __init__(self, path: Path, policy: FilePolicy, declare: Declare, clocks: Clocks,
+                 carried: ClockReading | None = None) -> None:
         self.db = Database(path, policy.max_bytes)
         self._policy, self._gaps = policy, Declarations(self.db, declare)
         # A batch that nginx takes with its default client_max_body_size even if it does not compress at all.
         self.batch_bytes = min(policy.max_bytes // 8, 1000 * 1000)
         limit = policy.max_bytes - 2 * self.batch_bytes  # the rest is for sealing when all else is full
-        self.room = Room(self.db, limit)
+        self.room = Room(self.db, limit, reserve=2 * self.batch_bytes)
+        self._batches = Batches(self.db)
         self._dead_letters = DeadLetters(self.db, policy.max_dead, limit // _DEAD_SHARE)
         try:
             with self.db.guard():
-                saved = self.db.recall("clock")
-                self.now = AgeClock(msgspec.convert(saved, ClockReading) if saved else None, clocks)
+                self.in_use_before = self.db.recall("open") is not None
+                saved = self.db.recall("clock", ClockReading)
+                self.now = AgeClock(saved or carried, clocks)
                 self._saved_at = float("-inf")
                 self._count()
         except BaseException:
@@ -81,7 +87,7 @@ class SpoolFile:
             self._save_clock()
 
     def end(self) -> None:
-        """Note that all that was taken is committed; the next run then has nothing to declare."""
+        """Note that all that was taken is committed: the next run has nothing to declare."""
         with self._transaction():
             self.db.remember("open", 0)
             self._save_clock()
@@ -97,8 +103,10 @@ class SpoolFile:
         rows = list(pending)
         with self._transaction():
             lost = sum(self._lose(gap) for gap in self.room.make(rows))
+            # By the spool's clock of this moment: the file may be another than when they were appended.
+            born = self.now() - time.monotonic()
             self.db.executemany(_INSERT, (
-                _row(sequence, one.event, one.created, sealing.numbered(one.event.body, sequence))
+                _row(sequence, one.event, born + one.appended, sealing.numbered(one.event.body, sequence))
                 for sequence, one in enumerate(rows, self.db.last_sequence() + 1)))
             self._unsealed += len(rows)
             for gap in gaps:
@@ -144,8 +152,9 @@ class SpoolFile:
         rows: list[Any] = []
         size = 0
         # SQLite checks no types when it reads: a damaged row may hold a NULL.
-        query = "SELECT seq, created, CAST(COALESCE(body, '') AS BLOB) FROM event ORDER BY seq LIMIT ?"
-        for row in self.db.execute(query, (max_events,)):
+        for row in self.db.execute(
+                "SELECT seq, CAST(COALESCE(created, 0) AS REAL), CAST(COALESCE(body, '') AS BLOB) FROM event"
+                " ORDER BY seq LIMIT ?", (max_events,)):
             size += len(row[2]) + 1
             if rows and size > self.batch_bytes:
                 break
@@ -161,34 +170,35 @@ class SpoolFile:
         self.db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (first, last))
         self._unsealed -= len(rows)
         encoded = sealing.encode([row[2] for row in rows], self._policy.format, self._policy.compression)
-        return self._keep(encoded, len(rows), first, last, rows[0][1])
+        self._sealed += len(rows)
+        return self._batches.add(encoded, len(rows), first, last, rows[0][1])
 
-    def _keep(self, encoded: sealing.Encoded, events: int, first: int, last: int, created: float) -> SealedBatch:
-        n = self.db.execute(
-            "INSERT INTO batch (id, content_type, encoding, events, first_seq, last_seq, created, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (encoded.id, encoded.content_type, encoded.encoding, events, first, last, created, encoded.body)).lastrowid
-        assert n is not None
-        self._sealed += events
-        return SealedBatch(n, encoded.id, encoded.content_type, encoded.encoding, events, first, last, encoded.body)
+    def sealed(self) -> SealedBatch | None:
+        """Return the oldest sealed batch, if there is one.
 
-    def sealed(self) -> tuple[SealedBatch, float] | None:
-        """Return the oldest sealed batch and when its first event was created, if there is one.
-
-        One that was sealed in another format than is configured now is sealed again: its receiver may be another.
+        One that the disk has damaged goes to the dead letters, whole. One that was sealed in another format than is
+        configured now is sealed again: its receiver may be another.
         """
-        policy, found = self._policy, self._sealed_as_it_is()
-        while found and not sealing.is_as(found[0].content_type, found[0].encoding, policy.format, policy.compression):
-            self.unseal(found[0])
-            found = self._sealed_as_it_is()
-        return found
+        policy = self._policy
+        while True:
+            with self.db.guard():
+                batch = self._batches.oldest()
+            if batch is None:
+                return None
+            if not sealing.readable(batch.encoding):
+                return batch  # the receiver may read it all the same
+            if not sealing.is_sound(batch.id, batch.body, batch.encoding):
+                self._bury_damaged(batch)
+            elif sealing.is_as(batch.content_type, batch.encoding, policy.format, policy.compression):
+                return batch
+            else:
+                self.unseal(batch)
 
-    def _sealed_as_it_is(self) -> tuple[SealedBatch, float] | None:
-        with self.db.guard():
-            row = self.db.execute(
-                f"SELECT {', '.join(SealedBatch._fields)}, created FROM batch ORDER BY first_seq LIMIT 1"  # noqa: S608 -- our own names
-            ).fetchone()
-        return None if row is None else (SealedBatch(*row[:-1]), row[-1])
+    def _bury_damaged(self, batch: SealedBatch) -> None:
+        with self._transaction():
+            self._take_out(batch)
+            self._declare(self._dead_letters.add_damaged_batch(batch, self.now()))
+            self._dead += 1
 
     def remove(self, batch: SealedBatch, next_events: int = 0) -> None:
         """Delete a delivered batch with its events; if ``next_events`` wait, seal so many in the same transaction."""
@@ -213,17 +223,18 @@ class SpoolFile:
             for half in (bodies[:middle], bodies[middle:]):
                 first, last = (int(sealing.head(half[n]).sequence) for n in (0, -1))
                 encoded = sealing.encode_again(half, batch.content_type, batch.encoding)
-                self._keep(encoded, len(half), first, last, created)
+                self._batches.add(encoded, len(half), first, last, created)
+                self._sealed += len(half)
 
     def unseal(self, batch: SealedBatch) -> None:
-        """Turn a sealed batch into single events again, so that their age can be judged one by one."""
+        """Turn a sealed batch into single events again; their age begins anew."""
         with self._transaction():
-            if (created := self._take_out(batch)) is None:
+            if self._take_out(batch) is None:
                 return
             for body in self._bodies(batch):
                 head = sealing.head(body)
                 event = Event(id=head.id, type=head.type, subject=head.subject, body=body)
-                self._insert(int(head.sequence), event, created, body)
+                self._insert(int(head.sequence), event, self.now(), body)
             self._gaps.close(batch.first_seq, batch.last_seq)
 
     def bury(self, batch: SealedBatch, why: str) -> bool:
@@ -239,22 +250,16 @@ class SpoolFile:
 
     @staticmethod
     def _bodies(batch: SealedBatch) -> list[bytes]:
-        try:
-            return sealing.decode(batch.body, batch.content_type, batch.encoding)
-        except SpoolError as error:
-            raise UnusableFileError(error.what, error.remedy) from error
+        if not sealing.readable(batch.encoding):
+            why = f"a batch was sealed as {batch.encoding}, and its package is not installed"
+            raise SpoolFullError(why, "install it again", why)
+        return sealing.decode(batch.body, batch.content_type, batch.encoding)
 
     def _take_out(self, batch: SealedBatch) -> float | None:
-        """Delete a batch and return when its first event was created.
-
-        None when it is not there: the file is a fresh one, made while the batch was on its way.
-        """
-        created = self.db.one("SELECT created FROM batch WHERE n = ? AND id = ?", (batch.n, batch.id))
-        if created is None:
-            return None
-        self.db.execute("DELETE FROM batch WHERE n = ?", (batch.n,))
-        self._sealed -= batch.events
-        return float(created)
+        created = self._batches.take_out(batch)
+        if created is not None:
+            self._sealed -= batch.events
+        return created
 
     # Knowing --------------------------------------------------------------------------------------------------
 
@@ -263,15 +268,21 @@ class SpoolFile:
         with self.db.guard():
             if self.db.changed_by_others() != self._version:
                 self._count()
-            event = self.db.execute("SELECT seq, created FROM event ORDER BY seq LIMIT 1").fetchone()
-            batch = self.db.execute("SELECT first_seq, created FROM batch ORDER BY first_seq LIMIT 1").fetchone()
+            event, batch = (self.db.execute(query).fetchone() for query in (
+                "SELECT seq, CAST(COALESCE(created, 0) AS REAL) FROM event ORDER BY seq LIMIT 1",
+                "SELECT first_seq, CAST(COALESCE(created, 0) AS REAL) FROM batch ORDER BY first_seq LIMIT 1"))
             last = self.db.last_sequence()
             lost = self._gaps.lost()
-        first = batch or event
+        here = [row for row in (event, batch) if row]
         return Levels(
             unsealed=self._unsealed, sealed=self._sealed, dead=self._dead, last=last,
-            kept=first[0] if first else last + 1, oldest=first[1] if first else None,
+            kept=min((row[0] for row in here), default=last + 1), oldest=min((row[1] for row in here), default=None),
             oldest_unsealed=event[1] if event else None, lost=lost)
+
+    def last_sequence(self) -> int:
+        """Return the last sequence that was given."""
+        with self.db.guard():
+            return self.db.last_sequence()
 
     def _count(self) -> None:
         """Count by the indexes; reads no bodies."""

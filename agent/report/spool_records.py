@@ -14,10 +14,9 @@ LEAST_BYTES = 1024 * 1024
 
 
 class Pending(NamedTuple):
-    """An event that waits for its commit; ``created`` by the spool's clock, ``appended`` by the monotonic one."""
+    """An event that waits for its commit, and since when by the monotonic clock."""
 
     event: Event
-    created: float
     appended: float
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from agent import clock
 from agent.errors import SpoolError
-from agent.report.age import Clocks, SequenceMark
+from agent.report.age import ClockReading, Clocks, SequenceMark
 from agent.report.ballast import Ballast
 from agent.report.gaps import Gap
 from agent.report.spool_db import SpoolFullError, UnusableFileError, set_aside, take_lock
@@ -31,7 +31,8 @@ _GAPS = 16
 
 def box_clocks() -> Clocks:
     """Return the clocks of this box."""
-    return Clocks(clock.boot_id(), clock.boottime, time.time, clock.RecentTrust().distrust)
+    trust = clock.RecentTrust()
+    return Clocks(clock.boot_id(), clock.boottime, time.time, lambda: trust() == "synchronised")
 
 
 class Store:
@@ -67,7 +68,8 @@ class Store:
         self._file: SpoolFile | None = None
         try:
             self._mark, self._ballast = SequenceMark(path), Ballast(path)
-            self.use(lambda _: None)
+            with self._disk:
+                self._opened()
         except SpoolFullError as error:
             # A full disk must not keep the agent from watching: events wait in memory.
             self.closed_for = error.why
@@ -76,26 +78,60 @@ class Store:
             os.close(self._lock_file)
             raise
 
-    def use(self, work: Callable[[SpoolFile], _T]) -> _T:
+    def use(self, work: Callable[[SpoolFile], _T], numbers: int = _GAPS) -> _T:
         """Do ``work``; once more after making room on a full disk, or on a fresh file in the place of a damaged one.
+
+        Args:
+            work: What to do; it gives at most ``numbers`` sequences.
+            numbers: Marked as possibly given before.
 
         Raises:
             SpoolFullError: the disk is full, nothing was changed; try again later.
             SpoolError: the disk fails.
         """
         with self._disk:
-            file = self._file = self._file or self._open()
+            file = self._opened()
             try:
-                result, levels = work(file), file.levels()
-            except SpoolFullError:
-                if not self._relieve(file):
-                    raise
-                result, levels = work(file), file.levels()
+                result = self._done(file, work, numbers)
             except UnusableFileError as error:
-                file = self._file = self._replace(file, error.what)
-                result, levels = work(file), file.levels()
-            self.levels, self.closed_for = levels, ""
+                file = self._replaced(file, error.what)
+                result = self._done(file, work, numbers)
+            # Not part of the above: what is done must not be done again. The next use finds what is wrong, too.
+            with suppress(SpoolError):
+                self.levels = file.levels()
             return result
+
+    def _done(self, file: SpoolFile, work: Callable[[SpoolFile], _T], numbers: int) -> _T:
+        try:
+            self._reserve(file.last_sequence() + numbers)
+            return work(file)
+        except SpoolError as error:
+            if isinstance(error, UnusableFileError) or not self._relieve(file):
+                raise self._told(error, file) from error
+        try:
+            self._reserve(file.last_sequence() + numbers)
+            return work(file)
+        except SpoolError as error:
+            raise self._told(error, file) from error
+
+    def _told(self, error: SpoolError, file: SpoolFile | None = None) -> SpoolError:
+        """Return what an error means here.
+
+        SQLite says "attempt to write a readonly database" of a file that is no longer at its path, and on a full disk
+        "disk I/O error" and the like.
+        """
+        if file is not None and not file.db.in_place():
+            return _gone(self._path)
+        if isinstance(error, UnusableFileError | SpoolFullError) or not self._ballast.disk_is_full():
+            return error
+        return SpoolFullError(error.what, error.remedy, "the disk is full")
+
+    def _reserve(self, needed: int) -> None:
+        try:
+            self._mark.reserve(needed, self.levels.kept)
+        except OSError as error:
+            why = (error.strerror or "it fails").lower()
+            raise SpoolFullError(f"{self._path}.mark: {why}", "make room on that disk", why) from error
 
     # What it is used for --------------------------------------------------------------------------------------
 
@@ -105,54 +141,44 @@ class Store:
         Raises:
             SpoolError: as for :meth:`use`.
         """
-        def work(file: SpoolFile) -> int:
-            try:
-                self._mark.reserve(self.levels.last + len(group) + _GAPS, self.levels.kept)
-            except OSError as error:
-                why = (error.strerror or "it fails").lower()
-                raise SpoolFullError(f"{self._path}.mark: {why}", "make room on that disk", why) from error
-            return file.commit(group, gaps)
-        self.evicted += self.use(work)
+        self.evicted += self.use(lambda file: file.commit(group, gaps), len(group) + _GAPS)
 
     def next_batch(self, max_events: int) -> SealedBatch | None:
-        """Return the oldest sealed batch that is not too old, or seal one, or None when nothing waits.
+        """Return the oldest sealed batch, or seal one, or None when nothing waits.
+
+        Age is looked at before events are sealed: a batch that is being tried stays until it is delivered.
 
         Raises:
             SpoolError: as for :meth:`use`.
         """
         def work(file: SpoolFile) -> SealedBatch | None:
-            while found := file.sealed():
-                batch, created = found
-                if not self._too_old(file, created):
-                    return batch
-                file.unseal(batch)
-                self._evict_old(file)
-            if self._too_old(file, self.levels.oldest_unsealed):
-                self._evict_old(file)
+            if found := file.sealed():
+                return found
+            oldest = self.levels.oldest_unsealed
+            if self._max_age_s and oldest is not None and oldest < file.now() - self._max_age_s:
+                self.evicted += file.evict_older(file.now() - self._max_age_s)
             return file.seal(max_events)
         return self.use(work)
 
-    def tend(self) -> None:
+    def tend(self) -> bool:
         """Hold the ballast, drop what is too old, notice a file deleted under the agent; call it now and then.
+
+        Returns:
+            Whether there is more to drop: then call it again soon.
 
         Raises:
             SpoolError: as for :meth:`use`.
         """
-        def work(file: SpoolFile) -> None:
+        def work(file: SpoolFile) -> int:
             if not file.db.in_place():
-                raise UnusableFileError(f"{self._path}: deleted or replaced while in use", "")
+                raise _gone(self._path)
             if self._ballast.take() and file.room.frozen:
                 _log.info("spool: the disk has room again")
                 file.room.freeze(frozen=False)
-            self._evict_old(file)
-        self.use(work)
-
-    def _too_old(self, file: SpoolFile, created: float | None) -> bool:
-        return self._max_age_s > 0 and created is not None and created < file.now() - self._max_age_s
-
-    def _evict_old(self, file: SpoolFile) -> None:
-        while self._max_age_s and (lost := file.evict_older(file.now() - self._max_age_s)):
-            self.evicted += lost
+            return file.evict_older(file.now() - self._max_age_s) if self._max_age_s else 0
+        dropped = self.use(work)
+        self.evicted += dropped
+        return dropped > 0
 
     def now(self) -> float:
         """Return the spool's time, seconds; it never goes back while the file is open."""
@@ -181,40 +207,66 @@ class Store:
 
     # How it is kept usable ------------------------------------------------------------------------------------
 
+    def _opened(self) -> SpoolFile:
+        if self._file is None:
+            if self._ballast.disk_is_full():
+                self._ballast.release()
+            try:
+                self._file = self._open()
+            except SpoolError as error:
+                raise self._told(error) from error
+        return self._file
+
     def _open(self) -> SpoolFile:
         """Open the file, or a fresh one in the place of one that cannot be used."""
-        if self._ballast.disk_is_full():
-            self._ballast.release()
-        mark, reset = self._mark.mark, None
         try:
             file = self._at_path()
-            if file.db.fresh and mark.reached:
-                reset = Gap(reason="spool_reset", first=mark.kept, last=mark.reached, detail="its file was missing")
-            return _begun(file, reset)
+            lost = not file.in_use_before and self._mark.mark.reached
+            return self._begun(file, self._reset("its file was missing") if lost else None)
         except UnusableFileError as error:  # some damage shows only at the first write
-            name = self._put_aside(error.what)
-            reset = Gap(reason="spool_reset", first=mark.kept if mark.reached else None, last=mark.reached or None,
-                        detail=f"set aside as {name}: {error.what}")
-            return _begun(self._at_path(), reset)
+            detail = self._put_aside(error.what)
+            return self._begun(self._at_path(), self._reset(detail))
 
-    def _replace(self, file: SpoolFile, why: str) -> SpoolFile:
+    def _replaced(self, file: SpoolFile, why: str) -> SpoolFile:
         """Start a fresh file while running: the sequence goes on where it was."""
-        known = self.levels
+        known, reading, self._file = self.levels, file.now.reading(), None
         with suppress(SpoolError):
             file.db.close()
-        name = self._put_aside(why)
-        return _begun(self._at_path(), Gap(
-            reason="spool_reset", first=known.kept if known.last else None, last=known.last or None,
-            detail=f"set aside as {name}: {why}"))
+        detail = self._put_aside(why)
+        reset = Gap(reason="spool_reset", first=known.kept if known.last else None, last=known.last or None,
+                    detail=detail)
+        self._file = self._begun(self._at_path(reading), reset)
+        return self._file
 
-    def _at_path(self) -> SpoolFile:
-        return SpoolFile(self._path, self._policy, self._declare, self._clocks)
+    def _at_path(self, carried: ClockReading | None = None) -> SpoolFile:
+        return SpoolFile(self._path, self._policy, self._declare, self._clocks, carried)
+
+    def _reset(self, detail: str) -> Gap:
+        """Return what a fresh file must declare that knows nothing of the one before it."""
+        mark = self._mark.mark
+        return Gap(reason="spool_reset", first=mark.kept if mark.reached else None, last=mark.reached or None,
+                   detail=detail)
+
+    def _begun(self, file: SpoolFile, reset: Gap | None) -> SpoolFile:
+        try:
+            last = (reset.last if reset else file.last_sequence()) or 0
+            self._reserve(last + _GAPS)
+            file.begin(reset)
+            self.levels, self.closed_for = file.levels(), ""
+        except BaseException:
+            file.db.close()
+            raise
+        return file
 
     def _put_aside(self, why: str) -> str:
-        name = set_aside(self._path).name
-        self.set_aside += (name,)
-        _log.error("spool: %s; it is kept as %s, and a fresh one is used", why, name)
-        return name
+        """Set the file aside and return what to say about it."""
+        aside = set_aside(self._path)
+        if aside is None:
+            _log.error("spool: %s; a fresh one is used", why)
+            return why
+        self.set_aside += (aside.name,)
+        _log.error("spool: %s; it is kept as %s, and a fresh one is used", why, aside.name)
+        return f"set aside as {aside.name}: {why}"
 
     def _relieve(self, file: SpoolFile) -> bool:
         """Make room on a full disk, once: give the ballast up and let the file grow no more."""
@@ -228,10 +280,5 @@ class Store:
         return True
 
 
-def _begun(file: SpoolFile, reset: Gap | None) -> SpoolFile:
-    try:
-        file.begin(reset)
-    except BaseException:
-        file.db.close()
-        raise
-    return file
+def _gone(path: Path) -> UnusableFileError:
+    return UnusableFileError(f"{path}: deleted or replaced while in use", "")

@@ -14,14 +14,14 @@ class SetClocks:
     """A box's clocks, set by hand."""
 
     def __init__(self, wall: float = 1_800_000_000.0, boot: str = "a" * 32) -> None:
-        self.wall, self.up, self.boot, self.why = wall, 100.0, boot, ""
+        self.wall, self.up, self.boot, self.certain = wall, 100.0, boot, True
 
     def pass_(self, seconds: float) -> None:
         self.wall += seconds
         self.up += seconds
 
     def clocks(self) -> Clocks:
-        return Clocks(self.boot, lambda: self.up, lambda: self.wall, lambda: self.why)
+        return Clocks(self.boot, lambda: self.up, lambda: self.wall, lambda: self.certain)
 
 
 def factory(run: str = "gaps", device: str = "test") -> EventFactory:

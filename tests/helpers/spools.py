@@ -1,6 +1,7 @@
 """Spool files made by the agent's own code, without threads or a running agent, and by hand where they must be wrong."""
 
 import sqlite3
+import time
 
 # Open ones (open_spool, open_file, SetClocks, events_of, drain) are in live_spools.py.
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from agent.report.spool_file import SpoolFile
 from agent.report.spool_records import FilePolicy, Pending
 from tests.helpers.events import event
 
-CLOCKS = Clocks(boot_id="0" * 32, boottime=lambda: 1000.0, wall=lambda: 1.8e9, distrust=str)
+CLOCKS = Clocks(boot_id="0" * 32, boottime=lambda: 1000.0, wall=lambda: 1.8e9, certain=lambda: True)
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def spool_file(path, max_bytes=8 * 1024 * 1024, **policy):
 
 
 def pending(number: int, kind: str = "detection", size: int = 0) -> Pending:
-    return Pending(event(number, kind=kind, size=size), 1.8e9 - 60, 0.0)
+    return Pending(event(number, kind=kind, size=size), time.monotonic() - 60)
 
 
 def fill(path, events=10, **policy):

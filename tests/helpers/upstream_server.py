@@ -187,6 +187,6 @@ def only_tls_1_1(context: ssl.SSLContext) -> None:
 
 
 def opener(ca_file: Path | None, **options: object) -> Callable[[], object]:
-    """Return a session factory with short timeouts."""
-    values = {"connect_timeout_s": 2.0, "read_timeout_s": 2.0, **options}
+    """Return a session factory with short timeouts, for reports."""
+    values = {"connect_timeout_s": 2.0, "read_timeout_s": 2.0, "follow_redirects": False, **options}
     return lambda: open_session(HttpsOptions(ca_file=ca_file, **values))

@@ -4,6 +4,7 @@ import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import requests
 
 from agent.cli.receiver import Certificates
 from agent.config import UpstreamSection
@@ -60,7 +61,8 @@ class Box:
 
     def open(self):
         return open_session(HttpsOptions(ca_file=self.ca, client_cert=self.cert, client_key=self.key,
-                                         token=read_secret(f"file:{self.token}"), connect_timeout_s=5, read_timeout_s=5))
+                                         token=read_secret(f"file:{self.token}"), connect_timeout_s=5, read_timeout_s=5,
+                                         follow_redirects=False))
 
     def delivery(self, folder, server):
         # A held delivery would be tried again after five minutes: what goes on sooner goes on because of the files.
@@ -205,5 +207,9 @@ def test_the_assembled_uploader_follows_its_files(tmp_path):
         credentials._look_at = 0.0
         assert credentials.session().headers["Authorization"] == "Bearer second"
         assert made.status().certificate_expires_in_s > 0
+        odd = requests.Response()
+        odd.status_code, odd.headers["Location"] = 308, "https://elsewhere.example/"
+        assert odd.is_redirect
+        assert credentials.session().get_redirect_target(odd) is None
         credentials.close()
     server.close()

@@ -127,6 +127,30 @@ def test_what_must_be_mended_holds_and_deletes_nothing_and_ends_by_itself(parts,
     same_bytes_for_same_key(server)
 
 
+def odd(*headers, status=b"308 Permanent Redirect"):
+    return b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"Content-Length: 0", b"", b""])
+
+
+@pytest.mark.parametrize("location", [b"http://[bad", b"https://\xff\xfe/", b"https://127.0.0.1:99999999/"])
+def test_a_redirect_to_nowhere_holds_like_any_other(parts, tmp_path, location):
+    server = serve(parts, tmp_path, [Answer(garbage=odd(b"Location: " + location))] * 2)
+    delivery = deliver(parts, tmp_path, server).add(3).start()
+    held = delivery.until(lambda now: now.state == "holding")
+    assert held.reason == "HTTP 308: redirects are not followed, check upstream.url"
+    delivery.until_empty()
+    assert stored(server) == names(3)
+
+
+def test_an_answer_that_the_http_library_stumbles_over_is_tried_again(parts, tmp_path):
+    """Seen of a session that looks at Location; any other header may do it one day."""
+    server = serve(parts, tmp_path, [Answer(garbage=odd(b"Location: https://\xff/"))])
+    delivery = deliver(parts, tmp_path, server, factory=opener(server.certificates.ca_file, follow_redirects=True))
+    delivery.add(3).start()
+    assert delivery.until(lambda now: now.reason).reason == "answer is not HTTP"
+    delivery.until_empty()
+    assert stored(server) == names(3)
+
+
 def test_a_dead_upstream_is_waited_for(parts, tmp_path):
     first = ScriptedUpstream(tmp_path / "server")
     first.close()
@@ -279,11 +303,11 @@ def test_a_full_disk_is_waited_for_and_a_failing_one_ends_the_thread(parts, tmp_
     ack = delivery.spool.ack
     full = [True]
 
-    def stubborn(batch):
+    def stubborn(batch, next_events=0):
         if full:
             full.pop()
             raise SpoolFullError("full", "", "the disk is full")
-        ack(batch)
+        ack(batch, next_events)
 
     monkeypatch.setattr(delivery.spool, "ack", stubborn)
     delivery.uploader._step(0)
@@ -433,7 +457,7 @@ def test_one_poison_event_is_set_aside_and_declared_and_all_others_arrive(parts,
     after = delivery.until_empty()
     assert stored(server) == [name for name in names(40) if name != "run-7"]
     assert server.duplicates == 0
-    assert (after.buried, after.canaries) == (1, 2)
+    assert (after.buried, after.canaries) == (1, 3)
     assert delivery.spool.stats().dead == 1
     gaps = [one["data"] for one in server.delivered() if one["type"] == "gap"]
     assert [(gap["reason"], gap["first"], gap["last"], gap["count"]) for gap in gaps] == [("dead_letter", 8, 8, 1)]

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -36,7 +37,7 @@ while True:
 
 
 def pending(number):
-    return Pending(event(number, size=number * 37 % 900), 1.8e9, 0.0)
+    return Pending(event(number, size=number * 37 % 900), time.monotonic())
 
 
 def body_of(number):
@@ -117,7 +118,7 @@ def test_a_harmed_journal_gives_an_exact_prefix_of_what_was_committed(tmp_path, 
         assert found == [(n, "detection", body_of(n)) for n in range(1, last + 1)], told
         assert last in ends, told
         assert [row[0] for row in rows] == list(range(1, last + 2)), told  # the gap: this start came after a kill
-        file.commit([Pending(event(5000, run="after"), 1.8e9, 0.0)])
+        file.commit([Pending(event(5000, run="after"), time.monotonic())])
         sealed = file.seal(10_000)
         assert events_of(sealed)[-1] == {**events_of(sealed)[-1], "id": "after-5000", "sequence": f"{last + 2:012}"}, told
         file.db.close()
@@ -292,9 +293,12 @@ def test_a_file_deleted_or_replaced_while_running_is_noticed_and_declared(tmp_pa
         for number in range(5):
             spool.append(event(number))
         assert spool.flush(10)
-        path.unlink()
         if instead:
-            instead(path)
+            other = path.with_name("other")
+            instead(other)
+            other.replace(path)
+        else:
+            path.unlink()
         spool._store.tend()  # the writer does so every few seconds
         spool.append(event(9))
         assert spool.flush(10)

@@ -1,6 +1,7 @@
 """The session factory against real TLS servers: whom it trusts, and that the environment has no say."""
 
 import io
+import logging
 import os
 import socket
 import ssl
@@ -153,6 +154,15 @@ def test_plain_http_is_impossible():
         session.get("http://127.0.0.1:9/")
 
 
+def test_the_http_library_logs_no_address(server, caplog):
+    """Of a header that is none it would log the whole URL and a traceback; at debug level, every request's."""
+    caplog.set_level(logging.DEBUG)
+    server.script.append(Answer(garbage=b"HTTP/1.1 204 Odd\r\n: nameless\r\n\r\n"))
+    with opener(server.certificates.ca_file)() as session:
+        assert session.post(f"{server.url}?key=hush", data=b"[]").status_code == 204
+    assert caplog.text == ""
+
+
 def test_every_request_has_a_timeout(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"https://127.0.0.1:{mute.getsockname()[1]}/"
@@ -212,6 +222,47 @@ def test_bad_token_is_refused_without_showing_it():
 def test_options_do_not_print_secrets(tmp_path):
     shown = repr(HttpsOptions(token="hush", proxy="http://user:hush@proxy:1"))
     assert "hush" not in shown
+
+
+ODD_LOCATIONS = [b"http://[bad", b"https://\xff\xfe/", b"https://127.0.0.1:99999999/", b"//", b""]
+
+
+@pytest.mark.parametrize("location", ODD_LOCATIONS)
+def test_a_session_without_redirects_does_not_look_at_where_one_goes(server, location):
+    server.script.append(Answer(garbage=b"HTTP/1.1 308 Odd\r\nLocation: " + location + b"\r\nContent-Length: 2\r\n\r\nno"))
+    with opener(server.certificates.ca_file)() as session:
+        assert session.post(server.url, data=b"[]").status_code == 308
+    assert len(server.requests) == 1
+
+
+def test_a_session_without_redirects_leaves_the_body_of_one_unread(server):
+    size, sent = 64 * 2**20, [0]
+
+    def serve(connection):
+        request = b""
+        while not request.endswith(b"[]"):
+            request += connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1:9/\r\nContent-Length: %d\r\n\r\n" % size)
+        while sent[0] < size:
+            connection.sendall(bytes(2**16))
+            sent[0] += 2**16
+
+    lavish = RawServer(serve, server_context(server.certificates))
+    try:
+        with opener(server.certificates.ca_file)() as session, \
+                session.post(f"https://{lavish.address}/", data=b"[]", stream=True, allow_redirects=False) as answer:
+            assert answer.status_code == 301
+    finally:
+        lavish.close()
+    assert sent[0] < size / 2  # what the kernels' buffers took
+
+
+def test_other_sessions_follow_redirects(server):
+    """As downloads of models need it."""
+    server.script.append(Answer(307, {"Location": "/elsewhere"}))
+    with opener(server.certificates.ca_file, follow_redirects=True)() as session:
+        assert session.post(server.url, data=b"[]").status_code == 204
+    assert len(server.requests) == 2
 
 
 # The bound of a whole request: every byte comes in time, the answer does not. Unbounded, each of these would end well
@@ -349,3 +400,15 @@ def test_a_bounded_request_goes_through_a_proxy(server, scheme, monkeypatch):
             assert session.post(server.url, data=b"[]").status_code == 204
     finally:
         proxy.close()
+
+
+def test_no_cookie_is_kept(tmp_path):
+    """A session lives for weeks: what a receiver sets again and again would fill its own limit for headers."""
+    from tests.helpers.upstream_server import Answer, ScriptedUpstream, opener
+
+    with ScriptedUpstream(tmp_path, [Answer(204, {"Set-Cookie": f"n{n}=1"}) for n in range(3)]) as server:
+        session = opener(server.certificates.ca_file)()
+        for _ in range(3):
+            assert session.post(server.url, data=b"[]").status_code == 204
+        session.close()
+        assert not [request for request in server.requests if "Cookie" in request]

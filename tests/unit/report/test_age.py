@@ -29,12 +29,12 @@ def test_within_one_boot_the_time_between_two_runs_counts_whatever_the_wall_cloc
     assert AgeClock(saved, box.clocks())() == saved.spool + 100
 
 
-@pytest.mark.parametrize(("why", "off_s", "counted"), [("", 3600.0, 3600.0), ("", -3600.0, 0.0), ("unsynchronised", 3600.0, 0.0)])
-def test_over_a_reboot_a_trusted_wall_clock_tells_how_long_it_was(why, off_s, counted):
+@pytest.mark.parametrize(("certain", "off_s", "counted"), [(True, 3600.0, 3600.0), (True, -3600.0, 0.0), (False, 3600.0, 0.0)])
+def test_over_a_reboot_a_trusted_wall_clock_tells_how_long_it_was(certain, off_s, counted):
     box = SetClocks()
     saved = AgeClock(None, box.clocks()).reading()
     again = SetClocks(wall=box.wall + off_s, boot="c" * 32)
-    again.up, again.why = 3.0, why
+    again.up, again.certain = 3.0, certain
     now = AgeClock(saved, again.clocks())
     assert now() == saved.spool + counted
     again.pass_(10)
@@ -43,7 +43,7 @@ def test_over_a_reboot_a_trusted_wall_clock_tells_how_long_it_was(why, off_s, co
 
 def test_a_boottime_that_went_back_counts_nothing():
     box = SetClocks()
-    saved = ClockReading(5000.0, box.boot, box.up + 50, box.wall)
+    saved = ClockReading(5000.0, box.boot, box.up + 50, box.wall, True)
     assert AgeClock(saved, box.clocks())() == 5000.0
 
 

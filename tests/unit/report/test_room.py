@@ -1,5 +1,7 @@
 """Who goes when there is no room: the oldest of the least important, never the most important, always told."""
 
+import time
+
 import pytest
 
 from agent.report.room import NEVER, class_of
@@ -19,7 +21,8 @@ def file(tmp_path):
 
 
 def put(file, numbers, kind="detection", size=20_000, created=1.8e9):
-    return file.commit([Pending(event(number, kind=kind, size=size), created, 0.0) for number in numbers])
+    appended = time.monotonic() - (file.now() - created)
+    return file.commit([Pending(event(number, kind=kind, size=size), appended) for number in numbers])
 
 
 def there(file, kind):
@@ -112,9 +115,9 @@ def test_a_frozen_file_grows_no_more_and_says_why(file):
 def test_too_old_events_go_but_the_most_important_stay(tmp_path):
     box = SetClocks()
     file = open_file(tmp_path / "spool.sqlite", clocks=box)
-    put(file, range(600), size=10, created=100.0)
-    put(file, range(1000, 1010), "update.outcome", size=10, created=100.0)
-    put(file, range(2000, 2010), size=10, created=200.0)
+    put(file, range(600), size=10, created=100.5)
+    put(file, range(1000, 1010), "update.outcome", size=10, created=100.5)
+    put(file, range(2000, 2010), size=10, created=200.5)
     assert file.evict_older(100.0) == 0
     rounds = []
     while lost := file.evict_older(150.0):

@@ -7,6 +7,7 @@ counted in a gap, and never two of these.
 
 import shutil
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -81,9 +82,8 @@ class LivesOfASpool(RuleBasedStateMachine):
             if group and sum(len(other.body) for other in [*group, one]) > GROUP_BYTES:
                 break
             group.append(one)
-        now = self.store.now()
         try:
-            self.store.commit([Pending(one, now, 0.0) for one in group], ())
+            self.store.commit([Pending(one, time.monotonic()) for one in group], ())
         except SpoolFullError:
             return  # they wait; a refused commit changed nothing, as the invariants now see
         del self.pending[:len(group)]
@@ -133,7 +133,7 @@ class LivesOfASpool(RuleBasedStateMachine):
             self.store.use(lambda file: file.split(batch))
         except SpoolFullError:
             return
-        first, _ = self.store.use(lambda file: file.sealed())
+        first = self.store.use(lambda file: file.sealed())
         assert (first.first_seq, first.events) == (batch.first_seq, batch.events // 2)
 
     @precondition(lambda self: self.batch and self.batch.events == 1)
@@ -156,7 +156,7 @@ class LivesOfASpool(RuleBasedStateMachine):
         except SpoolFullError:
             return
         left = self.store.use(lambda file: file.sealed())
-        assert left is None or left[0].id != batch.id
+        assert left is None or left.id != batch.id
 
     # What happens to it -----------------------------------------------------------------------------------------
 

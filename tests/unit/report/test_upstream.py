@@ -39,7 +39,7 @@ def test_one_poison_event_at_each_place(status, count, position):
     final = drive(delivery, receiver, spool)
     check(spool, receiver, count, {position})
     assert (final.buried, final.delivered_events) == (1, count - 1)
-    assert final.canaries == receiver.canaries == (1 if count == 1 else 2)
+    assert final.canaries == receiver.canaries == (2 if count == 1 else 3)
     assert spool.buried_why[0].startswith(f"HTTP {status}: ")
     assert receiver.now < 1  # its steps are answers, not failures: nothing was waited for
 
@@ -69,6 +69,95 @@ def test_any_poison_any_kill_any_full_disk_any_busy_answer(data, count, batch, w
     # What the disk could not note is sent again; without that, every event arrives once.
     delivered = [number(body) for body in receiver.accepted]
     assert (sorted(set(delivered)) if full else delivered) == good
+
+
+def test_an_event_is_buried_after_two_refusals_each_with_an_accepted_canary():
+    spool, receiver = ScriptedSpool(bodies(1)), ScriptedReceiver(refusing({1}))
+    drive(uploader(spool, receiver), receiver, spool)
+    assert [one.is_canary for one in receiver.requests] == [False, True, False, True]
+    assert receiver.requests[0].headers["Idempotency-Key"] == receiver.requests[2].headers["Idempotency-Key"]
+    assert receiver.now < 1
+    check(spool, receiver, 1, {1})
+
+
+def test_a_canary_that_is_refused_clears_the_suspect():
+    """Refused, canary taken, refused, canary refused: the receiver errs, and all it said counts for nothing."""
+    answers = [400, 204, 400, 400, 400, 204]
+    spool = ScriptedSpool(bodies(1))
+    receiver = ScriptedReceiver(lambda _: answers.pop(0) if answers else 204)
+    drive(uploader(spool, receiver), receiver, spool, until=lambda _: False)
+    check(spool, receiver, 1, set())
+
+
+def test_one_suspect_says_nothing_of_the_next():
+    judged = []
+
+    def refuses_each_once(request):
+        first = not request.is_canary and request.bodies not in judged
+        judged.append(request.bodies)
+        return 400 if first else 204
+
+    spool, receiver = ScriptedSpool(bodies(5)), ScriptedReceiver(refuses_each_once)
+    drive(uploader(spool, receiver, batch_events=1), receiver, spool)
+    check(spool, receiver, 5, set())
+    assert receiver.canaries == 5
+
+
+def test_a_buried_event_that_comes_back_is_no_suspect():
+    answers = [400, 204, 400, 204, 400, 204]
+    spool = ScriptedSpool(bodies(1))
+    receiver = ScriptedReceiver(lambda _: answers.pop(0) if answers else 204)
+    delivery = uploader(spool, receiver)
+    drive(delivery, receiver, spool)
+    spool.unsealed, spool.dead = spool.dead, []  # retry-dead: the same event, the same key
+    drive(delivery, receiver, spool)
+    check(spool, receiver, 1, set())
+
+
+@settings(deadline=None, max_examples=150)
+@given(errs=st.lists(st.booleans(), max_size=300), count=st.integers(1, 12), batch=st.integers(1, 8))
+def test_a_receiver_that_refuses_at_random_costs_no_event_without_two_refusals_and_two_canaries(errs, count, batch):
+    statuses, sent = [400 if one else 204 for one in errs], []
+
+    def judge(request):
+        status = statuses[len(sent)] if len(sent) < len(statuses) else 204
+        sent.append((request.is_canary or request.headers["Idempotency-Key"], status))
+        return status
+
+    spool, receiver = ScriptedSpool(bodies(count)), ScriptedReceiver(judge)
+    delivery = uploader(spool, receiver, batch_events=batch)
+    while spool.depth:
+        buried = len(spool.dead)
+        receiver.now += delivery._step(0) or 0.001
+        if len(spool.dead) > buried:
+            key = sent[-2][0]
+            assert sent[-4:] == [(key, 400), (True, 204), (key, 400), (True, 204)]
+    assert sorted(spool.acked + [seq for seq, _ in spool.dead]) == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(("pause_s", "asked_again"), [(55, False), (65, True)])
+def test_an_accepted_canary_is_proof_for_a_minute(pause_s, asked_again):
+    busy, judge = [(503, {"Retry-After": str(pause_s)})], refusing({1})
+    spool = ScriptedSpool(bodies(8))
+    receiver = ScriptedReceiver(lambda request: busy.pop() if spool.splits and busy else judge(request))
+    drive(uploader(spool, receiver), receiver, spool, until=lambda _: spool.splits == 2)
+    assert [len(one.bodies) for one in receiver.requests if not one.is_canary] == [8, 4, 4]
+    assert receiver.requests[-1].at >= pause_s
+    assert receiver.requests[-1].is_canary is asked_again
+
+
+def test_the_waits_begin_anew_after_an_acknowledgement():
+    answers, waits = [503, 503, 503, 204, 503], []
+    spool = ScriptedSpool(bodies(2))
+    receiver = ScriptedReceiver(lambda _: answers.pop(0))
+    delivery = uploader(spool, receiver, batch_events=1)
+    while answers:
+        delivery._step(0)
+        wait_s = delivery.status().next_try_in_s
+        if wait_s is not None:
+            waits.append(wait_s)
+            receiver.now += wait_s
+    assert waits == [1, 2, 4, 1]
 
 
 @pytest.mark.parametrize("status", [400, 415, 422])
@@ -206,7 +295,7 @@ def test_one_event_that_is_too_large_is_buried_and_the_others_keep_their_batches
     spool, receiver = ScriptedSpool(texts), ScriptedReceiver(too_large(1000))
     drive(uploader(spool, receiver), receiver, spool)
     check(spool, receiver, 24, {5})
-    assert receiver.canaries == 1
+    assert receiver.canaries == 2
     assert spool.buried_why == ["HTTP 413: too large for the receiver"]
     assert len(receiver.requests[-1].bodies) == 8
 
