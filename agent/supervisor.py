@@ -71,6 +71,9 @@ class Supervisor:
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
             (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
+            uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
+                                         canary=lambda: self._events.heartbeat().body)
+            self.view.reporting(spool, self._spooling, uploader, self._uploading)
             server = StatusServer(self._config.socket_path, self.snapshot, self._alive)
             parts.callback(server.close)
             self._start("status", server.serve)
@@ -81,9 +84,6 @@ class Supervisor:
             for reader in readers.values():
                 parts.callback(reader.stop, _READER_STOP_S)
                 reader.start()
-            uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
-                                         canary=lambda: self._events.heartbeat().body)
-            self.view.reporting(spool, self._spooling, uploader, self._uploading)
             uploading = self._start("uploader", uploader.run) if uploader else None
 
             engine = self._load_watching(readers, recipe, state_dir)
