@@ -1,0 +1,168 @@
+"""Judge the facts of a box: from facts to rows. Pure; every section is one function, later ones are added below."""
+
+from agent.diagnosis.facts import Facts
+from agent.diagnosis.rows import Row, Section, size
+from agent.diagnosis.runtimes import is_system, needs_gpu, origin, runtime_rows
+from agent.errors import missing_extra
+
+_LEAST_MEMORY = 1_000_000_000
+_LEAST_DEVICE_MEMORY = 500_000_000
+# Library and workspace of a TensorRT build on an Orin Nano, host and device share: see docs/doctor.md.
+_BUILD_MEMORY = 2_500_000_000
+_LEAST_DISK = 200_000_000
+_LITTLE_DISK = 2_000_000_000
+_SYSTEM_OPENCV = (
+    "`pip uninstall opencv-python opencv-python-headless`, `sudo apt install python3-opencv` (JetPack's has GStreamer) "
+    "and a virtual environment made with --system-site-packages")
+
+
+def checks(facts: Facts) -> tuple[Section, ...]:
+    """Return all rows, in sections."""
+    return tuple(Section(name=name, rows=rows(facts)) for name, rows in (
+        ("configuration", _configuration), ("machine", _machine), ("device", _device), ("engines", runtime_rows),
+        ("pictures", _pictures)))
+
+
+def _configuration(facts: Facts) -> tuple[Row, ...]:
+    wanted = facts.wanted
+    if wanted.fault is not None and not wanted.recipe:
+        first = Row(name="configuration", verdict="problem", found=wanted.fault, remedy=wanted.remedy, fatal=True)
+        return first, _state(facts)
+    first = Row(name="configuration", verdict="well", found=wanted.file or "none, defaults of all keys")
+    if wanted.fault is not None:
+        recipe = Row(name="recipe", verdict="problem", found=wanted.fault, remedy=wanted.remedy, fatal=True)
+    elif wanted.model == "ready":
+        recipe = Row(name="recipe", verdict="well", found=f"{wanted.recipe}: its model is prepared")
+    elif wanted.model == "needs your model":
+        recipe = Row(name="recipe", verdict="problem", found=f"{wanted.recipe}: needs a model of yours", fatal=True,
+                     remedy=f"`vedette engines show {wanted.recipe}` says where it goes")
+    else:
+        recipe = Row(name="recipe", verdict="warning", remedy=f"`vedette engines fetch {wanted.recipe}`",
+                     found=f"{wanted.recipe}: its model is not prepared, the first start fetches it and takes longer")
+    return first, recipe, _state(facts)
+
+
+def _state(facts: Facts) -> Row:
+    state = facts.state
+    if state.fault is not None:
+        return Row(name="state directory", verdict="problem", found=f"{state.path}: {state.fault}", fatal=True,
+                   remedy=state.remedy)
+    if state.free is None:
+        return Row(name="state directory", verdict="unknown", found=f"{state.path}: room unknown")
+    found, remedy = f"{state.path}: {size(state.free)} free", "make room there, or set [device] state_dir elsewhere"
+    if state.free < _LEAST_DISK:
+        return Row(name="state directory", verdict="problem", found=found, remedy=remedy, fatal=True)
+    return Row(name="state directory", verdict="warning", found=found, remedy=remedy) if state.free < _LITTLE_DISK \
+        else Row(name="state directory", verdict="well", found=found)
+
+
+def _machine(facts: Facts) -> tuple[Row, ...]:
+    box = facts.machine
+    if not box.jetson:
+        board = Row(name="board", verdict="well", found=f"no Jetson ({box.architecture})")
+    elif box.l4t is None:
+        board = Row(name="board", verdict="unknown", found=f"{box.board}, release of Jetson Linux not known",
+                    remedy="in a container, mount /etc/nv_tegra_release into it")
+    else:
+        known = f"JetPack {box.jetpack}" if box.jetpack else "of a JetPack that this version does not know"
+        board = Row(name="board", verdict="well" if box.jetpack else "unknown",
+                    found=f"{box.board or 'Jetson'}, Jetson Linux {box.l4t} ({known})")
+    cpu = Row(name="processor", verdict="well" if box.cpu else "unknown", found=box.cpu or "unknown")
+    python = Row(name="Python", verdict="well", found=f"{box.python} in {box.prefix}")
+    if box.jetson and box.isolated:
+        python = Row(
+            name="Python", verdict="warning",
+            found=f"{box.python} in {box.prefix}, a virtual environment that hides JetPack's TensorRT and OpenCV",
+            remedy="make it anew with the system's Python: `python3 -m venv --system-site-packages`")
+    return board, cpu, python, _power_mode(facts), _memory(facts)
+
+
+def _power_mode(facts: Facts) -> Row:
+    box = facts.machine
+    if box.power_mode:
+        return Row(name="power mode", verdict="well", found=box.power_mode)
+    if not box.jetson:
+        return Row(name="power mode", verdict="well", found="none: no Jetson")
+    return Row(name="power mode", verdict="unknown", found="nvpmodel is not there or gave no answer",
+               remedy="run `nvpmodel -q` by hand; engines are tuned in the mode they are served in")
+
+
+def _memory(facts: Facts) -> Row:
+    box = facts.machine
+    if box.memory_total is None or box.memory_available is None:
+        return Row(name="memory", verdict="unknown", found="unknown")
+    found = f"{size(box.memory_available)} of {size(box.memory_total)} free"
+    remedy = "stop other programs, or the desktop (`sudo systemctl isolate multi-user.target`), before building engines"
+    if box.memory_available < _LEAST_MEMORY:
+        return Row(name="memory", verdict="warning", found=found, remedy=remedy)
+    if facts.driver.integrated and facts.wanted.runtime == "tensorrt" and box.memory_available < _BUILD_MEMORY:
+        return Row(name="memory", verdict="warning", remedy=remedy,
+                   found=f"{found}; a TensorRT build takes about {size(_BUILD_MEMORY)} here")
+    return Row(name="memory", verdict="well", found=found)
+
+
+def _device(facts: Facts) -> tuple[Row, ...]:
+    driver, asked = facts.driver, needs_gpu(facts)
+    remedy = ("in a container start it with the NVIDIA runtime (--runtime nvidia); else reboot, and look at `dmesg`"
+              if facts.machine.jetson else "install NVIDIA's driver, or set [engine] runtime and provider to the CPU's")
+    name = "CUDA driver"
+    if not driver.usable:
+        expected = asked or facts.machine.jetson
+        if driver.fault is not None:
+            found = f"{f'CUDA {driver.version}: ' if driver.version else ''}{driver.fault}"
+        elif driver.missing:
+            found = "no libcuda.so.1" if expected else "not there, and nothing asks for it"
+        else:
+            found = f"CUDA {driver.version} and no device"
+        if driver.fault is None and not expected:
+            return (Row(name=name, verdict="well", found=found),)
+        return (Row(name=name, verdict="problem" if asked else "warning", found=found, remedy=remedy, fatal=asked),)
+    rows = [Row(name=name, verdict="well", found=f"CUDA {driver.version}, primary context retained"),
+            Row(name="device", verdict="well", found=(
+                f"{driver.name}, SM {driver.sm}, {driver.sm_count} multiprocessors, "
+                f"{'shares memory with the processor' if driver.integrated else 'memory of its own'}"
+                f"{f'; the first of {driver.devices}' if (driver.devices or 0) > 1 else ''}"))]
+    found = f"{size(driver.free)} of {size(driver.total)} free"
+    if driver.free is None:
+        rows.append(Row(name="device memory", verdict="unknown", found="unknown"))
+    elif driver.free < _LEAST_DEVICE_MEMORY:
+        rows.append(Row(name="device memory", verdict="warning", found=found, remedy="stop other programs that use it"))
+    else:
+        rows.append(Row(name="device memory", verdict="well", found=found))
+    return tuple(rows)
+
+
+def _pictures(facts: Facts) -> tuple[Row, ...]:
+    cv2 = facts.cv2
+    if not cv2.usable:
+        return (Row(name="OpenCV", verdict="problem", fatal=True,
+                    found="not there" if cv2.missing else f"cannot be imported: {cv2.fault} ({cv2.file})",
+                    remedy=_SYSTEM_OPENCV if facts.machine.jetson else missing_extra("cpu")),)
+    unused = f"; not used: {', '.join(cv2.others)}" if cv2.others else ""
+    return (Row(name="OpenCV", verdict="well", found=f"{cv2.version} ({origin(cv2)}){unused}"),
+            _gstreamer(facts), _ffmpeg(facts))
+
+
+def _gstreamer(facts: Facts) -> Row:
+    cv2 = facts.cv2
+    if cv2.gstreamer is None:
+        return Row(name="GStreamer", verdict="unknown", found="this OpenCV does not say")
+    if cv2.gstreamer:
+        return Row(name="GStreamer", verdict="well", found="yes")
+    if not facts.machine.jetson:
+        return Row(name="GStreamer", verdict="well", found="no; streams are read through FFmpeg")
+    system = next(filter(is_system, cv2.others), None)
+    why = (f"pip's OpenCV wins over the system's ({system}) and is built without it" if system
+           else "this OpenCV is built without it")
+    return Row(name="GStreamer", verdict="problem", remedy=_SYSTEM_OPENCV,
+               found=f"{why}: CSI cameras and the hardware decoder are out of reach")
+
+
+def _ffmpeg(facts: Facts) -> Row:
+    cv2 = facts.cv2
+    if cv2.ffmpeg is None:
+        return Row(name="FFmpeg", verdict="unknown", found="this OpenCV does not say")
+    if cv2.ffmpeg or cv2.gstreamer:
+        return Row(name="FFmpeg", verdict="well", found="yes" if cv2.ffmpeg else "no; GStreamer reads streams")
+    return Row(name="FFmpeg", verdict="problem", found="neither FFmpeg nor GStreamer: no stream or file can be read",
+               remedy=missing_extra("cpu"))

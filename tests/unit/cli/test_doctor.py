@@ -1,0 +1,99 @@
+"""`vedette doctor` as people and programs call it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from agent.cli import doctor as command
+from agent.diagnosis.facts import OpenCv
+from agent.errors import ConfigError
+from tests.unit.diagnosis.test_checks import BARE, JETPACK6, PIPS
+
+
+@pytest.fixture
+def box(monkeypatch):
+    """Return a function that makes the box look like the given facts."""
+    seen = {}
+
+    def be(facts):
+        monkeypatch.setattr(command, "gather", lambda config, file, **rest: seen.update(config=config, file=file, **rest) or facts)
+        return seen
+
+    return be
+
+
+def call(*arguments):
+    return command.doctor.main(list(arguments), standalone_mode=False)
+
+
+@pytest.mark.parametrize(("facts", "code", "verdict"), [
+    (BARE, 0, "well"), (JETPACK6, 0, "well"),
+    (replace(BARE, machine=replace(BARE.machine, memory_available=1)), 1, "degraded"),
+    (replace(JETPACK6, tensorrt=PIPS), 2, "cannot work"),
+])
+def test_exit_code_and_verdict_of_a_box(box, tmp_path, capsys, facts, code, verdict):
+    box(facts)
+    assert call("--json") == code
+    value = json.loads(capsys.readouterr().out)
+    assert value["verdict"] == verdict
+    assert [section["name"] for section in value["sections"]] == ["configuration", "machine", "device", "engines", "pictures"]
+    assert value["facts"]["machine"]["architecture"] == facts.machine.architecture
+    assert call() == code
+    assert f"This box: {verdict}." in capsys.readouterr().out
+
+
+def test_problems_come_first_in_words_the_fatal_ones_before_all(box, capsys):
+    box(replace(JETPACK6, tensorrt=PIPS, cv2=replace(BARE.cv2, gstreamer=False), machine=replace(JETPACK6.machine, memory_available=900_000_000)))
+    call()
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line.split()[:2] for line in lines if line.startswith(("problem ", "warning "))]
+    assert heads == [["problem", "[engine]"], ["problem", "TensorRT:"], ["problem", "GStreamer:"], ["warning", "memory:"]]
+    joined = " ".join(" ".join(lines).split())
+    assert "Target GPU SM 87 is not supported by this TensorRT release" in joined
+    assert "mend: `pip uninstall`" in joined
+
+
+def test_secrets_of_addresses_are_never_printed(box, capsys):
+    facts = replace(BARE, cv2=OpenCv(module="cv2", fault="cannot open rtsp://admin:hunter2@cam/1"))
+    box(facts)
+    call()
+    call("--json")
+    out = capsys.readouterr().out
+    assert "hunter2" not in out
+    assert "***" in out
+
+
+def test_what_a_library_says_is_no_markup(box, capsys):
+    box(replace(BARE, cv2=OpenCv(module="cv2", fault="[red]odd[/red] [/]")))
+    assert call() == 2
+    assert "[red]odd[/red] [/]" in capsys.readouterr().out
+
+
+def test_a_configuration_that_cannot_be_used_is_a_row_and_the_box_is_looked_at_all_the_same(box, tmp_path, capsys):
+    file = tmp_path / "c.toml"
+    file.write_text("[engine]\nnme = 1\n")
+    seen = box(BARE)
+    call("--config", str(file), "--state-dir", str(tmp_path))
+    assert isinstance(seen["config"], ConfigError)
+    assert seen["file"] == file
+    assert seen["state_dir"] == tmp_path
+    file.write_text('[engine]\nrecipe = "yolo"\n[source.door]\nurl = "rtsp://camera/1"\n')
+    call("--config", str(file))
+    assert seen["config"].engine.recipe == "yolo"
+
+
+def test_the_real_command_on_this_box_imports_no_runtime_itself(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: install the extra cpu")
+    code = ("import sys; from agent.cli.doctor import doctor; code = doctor.main(sys.argv[1:], standalone_mode=False);"
+            "heavy = {'numpy', 'cv2', 'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx_bindings', 'pycuda'} & set(sys.modules);"
+            "assert not heavy, heavy; sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", code, "--json", "--state-dir", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    value = json.loads(done.stdout)
+    rows = {row["name"]: row for section in value["sections"] for row in section["rows"]}
+    assert done.returncode == {"well": 0, "degraded": 1, "cannot work": 2}[value["verdict"]]
+    assert rows["provider CPUExecutionProvider"]["verdict"] == "well"
+    assert rows["recipe"]["verdict"] == "warning"
