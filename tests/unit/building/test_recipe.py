@@ -68,6 +68,36 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path):
     ("https://example.org/door.onnx", "https://me:secret@example.org/door.onnx", "user or password"),
     ('name = "door"', 'name = "gate"', "stands in the folder 'door'"),
     ("[head]", "[head", "not valid TOML"),
+    *[("[head]", f"[calibration]\n{line}\n[head]", words) for line, words in [
+        ('sets = ["file:a.mp4"]', r"calibration.sets\[0\] = 'file:a.mp4'"),
+        ('sets = [{source = "file:a.mp4"}, {sha256 = "x"}]', r"calibration.sets\[1\]"),
+        ('sets = [{source = "file:a.mp4", from = "me"}]', r"calibration.sets\[0\].from: unknown key"),
+        ('sets = [{source = "file:a.mp4", sha256 = "abc"}]', r"calibration.sets\[0\].sha256 = 'abc'"),
+        ('sets = [{source = "file:a.mp4"}, {source = "https://host/b.mp4"}]', r"calibration.sets\[1\].sha256: missing"),
+        ('sets = [{source = "pypi:a==1#b.mp4"}]', r"calibration.sets\[0\].sha256: missing"),
+        ('sets = [{source = "street.mp4"}]', r"calibration.sets\[0\].source: 'street.mp4' is no source"),
+        ('sets = [{source = "https://me:secret@host/b.mp4"}]', "user or password"),
+        ("least = 0", "calibration.least = 0"),
+        ("most = 1001", "calibration.most = 1001"),
+        ("least = 40\nmost = 39", "least = 40 is more than most = 39"),
+        ('method = "kl"', "calibration.method = 'kl'"),
+        ("percentile = 101", "calibration.percentile = 101"),
+        ("percentile = nan", "calibration.percentile"),
+        ("precentile = 99", "calibration.precentile: unknown key"),
+    ]],
+    *[("[head]", f"[{table}]\n{line}\n[head]", words) for table, line, words in [
+        ("precision", 'exclude = "conv"', "precision.exclude = 'conv'"),
+        ("precision", 'exclude = ["a", ""]', r"precision.exclude\[1\] = ''"),
+        ("precision", "include = []", "precision.include: unknown key"),
+        ("gate", "agreement = 0", "gate.agreement = 0"),
+        ("gate", "agreement = 98", "gate.agreement = 98"),
+        ("gate", "agreement = nan", "gate.agreement"),
+        ("gate", "score_drift = -0.1", "gate.score_drift = -0.1"),
+        ("gate", "speedup = 0.9", "gate.speedup = 0.9"),
+        ("gate", "output_difference = 2", "gate.output_difference = 2"),
+        ("gate", "least_boxes = 0", "gate.least_boxes = 0"),
+        ("gate", "aggreement = 0.9", "gate.aggreement: unknown key"),
+    ]],
 ])
 def test_a_wrong_recipe_names_file_key_and_remedy(old, new, words, tmp_path):
     assert old in GOOD
@@ -77,6 +107,42 @@ def test_a_wrong_recipe_names_file_key_and_remedy(old, new, words, tmp_path):
     assert str(tmp_path / "door" / "recipe.toml") in caught.value.what
     assert caught.value.remedy
     assert "secret" not in str(caught.value)
+
+
+def test_calibration_precision_and_gate_have_defaults(tmp_path):
+    recipe = find_recipe("door", [write(tmp_path)])
+    calibration, gate = recipe.calibration, recipe.gate
+    assert (calibration.sets, calibration.least, calibration.most) == ((), 32, 200)
+    assert (calibration.method, calibration.percentile) == ("percentile", 99.99)
+    assert recipe.precision.exclude is None
+    assert (gate.agreement, gate.score_drift, gate.speedup, gate.output_difference, gate.least_boxes) == (
+        0.98, 0.05, 1.0, 0.05, 20)
+
+
+def test_calibration_precision_and_gate_are_read(tmp_path):
+    recipe = find_recipe("door", [write(tmp_path, GOOD + f"""
+[calibration]
+sets = [{{source = "file:a.mp4"}}, {{source = "https://host/b.png", sha256 = "{'b' * 64}"}}]
+least = 5
+most = 5
+method = "entropy"
+percentile = 99.9
+[precision]
+exclude = []
+[gate]
+agreement = 1.0
+score_drift = 0.1
+speedup = 1.2
+output_difference = 0.2
+least_boxes = 3
+""")])
+    calibration, gate = recipe.calibration, recipe.gate
+    assert [(item.source, item.sha256) for item in calibration.sets] == [
+        ("file:a.mp4", None), ("https://host/b.png", "b" * 64)]
+    assert (calibration.least, calibration.most, calibration.method, calibration.percentile) == (5, 5, "entropy", 99.9)
+    assert recipe.precision.exclude == ()
+    assert (gate.agreement, gate.score_drift, gate.speedup, gate.output_difference, gate.least_boxes) == (
+        1.0, 0.1, 1.2, 0.2, 3)
 
 
 def test_the_size_remedy_is_itself_a_good_size(tmp_path):
@@ -121,6 +187,9 @@ def test_the_shipped_recipes_are_whole():
     assert set(recipes) >= {"centerface", "yolo"}
     assert not recipes["centerface"].needs_model
     assert recipes["yolo"].needs_model
+    assert [item.source.rpartition("/")[2] for item in recipes["centerface"].calibration.sets] == [
+        "carphone_pristine.mp4", "bikes.mp4"]
+    assert all(recipe.calibration.method == "percentile" for recipe in recipes.values()), "entropy is for users to ask for"
     assert len(recipes["yolo"].classes) == 80
     assert len(set(recipes["yolo"].classes)) == 80
 
