@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent import __version__
-from agent.building.prepare import Prepared
 from agent.building.recipe import Recipe, find_recipe, recipe_folders
 from agent.capture.opening import SourceOptions, check_url, open_source
 from agent.capture.reader import Reader, ReaderPolicy
@@ -20,14 +19,14 @@ from agent.https import HttpsOptions, open_session
 from agent.inference.engine import Engine
 from agent.inference.heads import HeadConfig, make_head
 from agent.inference.letterbox import Letterbox
-from agent.inference.onnxruntime import OnnxRuntimeEngine
 from agent.meters import Heartbeat, SourceMeter
-from agent.pipeline import Lane, Pace, Pipeline
-from agent.records import Result, SourceChange
+from agent.pipeline import Deliver, Model, Pipeline
+from agent.records import SourceChange
 from agent.report.credentials import Credentials
 from agent.report.events import EventFactory
 from agent.report.spool import FilePolicy, Spool
 from agent.report.upstream import Uploader, UpstreamPolicy
+from agent.schedule import Lane, Pace
 from agent.secrets import read_secret, secret_path
 
 
@@ -147,23 +146,8 @@ def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, hea
     return Uploader(events, credentials, policy, canary=canary, stop=stop, heartbeat=heartbeat, trust=trust)
 
 
-def engine(config: Config, recipe: Recipe, prepared: Prepared) -> Engine:
-    """Load and warm the engine.
-
-    Raises:
-        EngineError: it cannot be loaded, is not what was asked for, or its first run fails.
-    """
-    section = config.engine
-    loaded = OnnxRuntimeEngine(
-        prepared.path, name=recipe.name, identity=prepared.identity, model_sha256=prepared.model_sha256,
-        threads=section.threads, provider=section.provider, max_batch=section.max_batch)
-    loaded.warm_up()
-    return loaded
-
-
-def pipeline(config: Config, recipe: Recipe, loaded: Engine, lanes: list[Lane], *, ready: threading.Condition,
-             deliver: Callable[[Result], None], stop: threading.Event) -> Pipeline:
-    """Return the loop.
+def model(config: Config, recipe: Recipe, loaded: Engine) -> Model:
+    """Return the engine with its head and its canvas.
 
     Raises:
         ModelError: no head fits the engine's outputs.
@@ -172,8 +156,12 @@ def pipeline(config: Config, recipe: Recipe, loaded: Engine, lanes: list[Lane], 
     head = make_head(HeadConfig(
         kind=recipe.head.kind, classes=len(recipe.classes), score=section.score or recipe.head.score,
         iou=section.iou or recipe.head.iou, landmarks=recipe.head.landmarks), spec)
-    pace = Pace(rate=config.budget.rate, max_batch=min(section.max_batch, spec.max_batch),
-                batch_deadline_s=section.batch_deadline)
-    return Pipeline(
-        lanes=lanes, ready=ready, engine=loaded, place=Letterbox(spec.height, spec.width, recipe.input.pad).place,
-        head=head, deliver=deliver, pace=pace, stop=stop)
+    return Model(engine=loaded, place=Letterbox(spec.height, spec.width, recipe.input.pad).place, head=head)
+
+
+def pipeline(config: Config, first: Model, lanes: list[Lane], *, ready: threading.Condition, deliver: Deliver,
+             stop: threading.Event) -> Pipeline:
+    """Return the loop, which begins with the model ``first``."""
+    pace = Pace(rate=config.budget.rate, max_batch=config.engine.max_batch,
+                batch_deadline_s=config.engine.batch_deadline)
+    return Pipeline(lanes=lanes, ready=ready, model=first, deliver=deliver, pace=pace, stop=stop)

@@ -14,7 +14,7 @@ import msgspec
 
 from agent.errors import ConfigError
 from agent.faults import KEYS, NAME, contradictions, explained, origin_of
-from agent.units import Bytes, BytesPerSecond, Celsius, PerSecond, Seconds, Timeout, Watts, quantity
+from agent.units import Bytes, BytesPerSecond, Celsius, LongTimeout, PerSecond, Seconds, Timeout, Watts, quantity
 
 DEFAULT_PATH = Path("/etc/vedette/config.toml")
 
@@ -28,6 +28,7 @@ File = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+\Z")]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 Canvas = Annotated[list[Annotated[int, msgspec.Meta(ge=32, le=4096)]], msgspec.Meta(min_length=2, max_length=2)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Level = Annotated[int, msgspec.Meta(ge=0, le=5)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,7 +76,16 @@ class EngineSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     recipes: Annotated[list[File], _doc(
         "Folders with recipes of your own, looked at before /etc/vedette/engines and those that come with vedette.")
     ] = []
-    runtime: Annotated[Literal["onnxruntime"], _doc("What runs the model.")] = "onnxruntime"
+    runtime: Annotated[Literal["onnxruntime", "tensorrt", "tensorrt_rtx"], _doc(
+        "What runs the model: `tensorrt` on a Jetson, `tensorrt_rtx` on a PC with an RTX GPU, `onnxruntime` anywhere.")
+    ] = "onnxruntime"
+    precision: Annotated[Literal["auto", "int8", "fp16", "fp32"], _doc(
+        "`auto` keeps the fastest form that agrees with FP32; any other is the only one tried, with FP32 to fall back "
+        "to.")] = "auto"
+    tune: Annotated[Literal["auto", "background", "off"], _doc(
+        "When no engine tuned on this box is there: `background` builds one while a quick one serves, `off` waits for "
+        "`vedette engines build`. `auto` builds in the background on a GPU, and on a CPU only to replace one that no "
+        "longer fits, because there the build takes the very cores that look.")] = "auto"
     provider: Annotated[str | None, _doc(
         "ONNX Runtime execution provider that must be used, e.g. `CUDAExecutionProvider`; it is an error, never a "
         "silent fallback, when it cannot. Default: CPU.")] = None
@@ -85,6 +95,27 @@ class EngineSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     batch_deadline: Annotated[Seconds, _doc("A batch not yet full waits this long for more frames.")] = Seconds(5e-3)
     score: Annotated[Share | None, _doc("Score threshold instead of the recipe's.")] = None
     iou: Annotated[Share | None, _doc("NMS overlap threshold instead of the recipe's.")] = None
+
+
+class BuildSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What building an engine may take. It is done by a child process of lowest priority."""
+
+    memory: Annotated[Bytes | None, _doc(
+        "Resident memory of the child; above it the build is stopped. Default: three quarters of the machine's.")
+    ] = None
+    wall: Annotated[LongTimeout, _doc("Longest time one step may take.")] = LongTimeout(3600)
+    workspace: Annotated[Bytes, _doc(
+        "TensorRT: scratch memory one layer may use. Too little lowers the largest batch first.")] = Bytes(1 << 30)
+    level: Annotated[Level | None, _doc("TensorRT: optimisation level of the builder; higher builds longer.")
+                     ] = None
+
+
+class CalibrationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Pictures of this box's own cameras, kept on its disk for INT8 and for checking engines; never sent anywhere."""
+
+    live: Annotated[bool, _doc("Keep a random sample of the frames that are looked at.")] = False
+    max_bytes: Annotated[Bytes, _doc("Disk space they may take, 1MB or more.")] = Bytes(64e6)
+    interval: Annotated[LongTimeout, _doc("One frame is drawn every so often.")] = LongTimeout(10)
 
 
 class BudgetSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -161,6 +192,8 @@ class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     device: Device = Device()
     source: Annotated[dict[str, SourceSection], _doc("At least one.")] = {}
     engine: EngineSection = EngineSection()
+    build: BuildSection = BuildSection()
+    calibration: CalibrationSection = CalibrationSection()
     budget: BudgetSection = BudgetSection()
     spool: SpoolSection = SpoolSection()
     upstream: UpstreamSection = UpstreamSection()

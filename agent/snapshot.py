@@ -44,7 +44,11 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineView(msgspec.Struct, frozen=True, kw_only=True):
-    """What really runs."""
+    """What really runs.
+
+    ``tier``: ``tuned`` the engine that won on this box, ``quick`` one built in a hurry, ``prepared`` the model in FP32.
+    ``checked`` is what the gate found; ``tuning`` how far a better engine is, empty when none is being built.
+    """
 
     name: str
     identity: str
@@ -57,6 +61,9 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int
     model_sha256: str
     ready_for_s: float
+    tier: str = "prepared"
+    checked: str = ""
+    tuning: str = ""
 
 
 class SpoolView(msgspec.Struct, frozen=True, kw_only=True):

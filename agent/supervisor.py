@@ -20,18 +20,20 @@ import msgspec
 
 from agent import assembly, heap
 from agent.atomic import write_atomic
-from agent.building.prepare import Prepared, prepare
 from agent.building.recipe import Recipe
 from agent.capture.reader import Reader
 from agent.clock import RecentTrust
 from agent.config import Config
-from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, EXIT_SOFTWARE, AgentError
-from agent.inference.engine import Engine
+from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, EXIT_SOFTWARE, AgentError, EngineError
+from agent.inference.engine import EngineDescription
 from agent.meters import Heartbeat
-from agent.pipeline import Lane, Pipeline
+from agent.pipeline import Deliver, Pipeline
 from agent.records import Result, SourceChange, SourceState
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
+from agent.sampling import Sampler
+from agent.schedule import Lane
+from agent.serving import Served, Serving
 from agent.snapshot import LAST_STATUS, Snapshot
 from agent.status import CLIENT_THREAD, StatusServer
 from agent.view import View
@@ -86,20 +88,24 @@ class Supervisor:
                 reader.start()
             uploading = self._start("uploader", uploader.run) if uploader else None
 
-            engine = self._load_watching(readers, recipe, state_dir)
-            if engine is not None:
+            serving = Serving(self._config, recipe, state_dir, self._doing, self._stop)
+            served = self._load_watching(readers, serving)
+            if served is not None:
                 heap.give_back()
-                parts.callback(engine.close)
-                pipeline = assembly.pipeline(self._config, recipe, engine, lanes, ready=ready, stop=self._stop,
-                                             deliver=self._deliver(recipe, engine, spool))
-                self.view.looking(pipeline, engine)
+                pipeline = assembly.pipeline(self._config, served.model, lanes, ready=ready, stop=self._stop,
+                                             deliver=self._deliver(recipe, spool))
+                parts.callback(pipeline.close)
+                self.view.looking(pipeline, serving)
                 looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
+                beside = self._start_beside(serving, pipeline, recipe, state_dir)
 
                 self._watch(readers, pipeline)
 
                 self._stop.set()
-                for thread in looking:
+                for thread in (*looking, *beside):
                     thread.join(_STOP_S)
+                if isinstance(self._crash, EngineError):
+                    serving.distrust(self._crash.what)
             for reader in readers.values():
                 reader.stop(0)
             delivered = self._wind_up(spool, uploader, uploading)
@@ -135,33 +141,33 @@ class Supervisor:
             self.view.watching(name, readers[name], lane.meter)
         return readers, lanes
 
-    def _load_watching(self, readers: Mapping[str, Reader], recipe: Recipe, state_dir: Path) -> Engine | None:
-        """Prepare and load in a thread of its own, so that stopping, hung cameras and defects are seen meanwhile.
+    def _load_watching(self, readers: Mapping[str, Reader], serving: Serving) -> Served | None:
+        """Find and load an engine in a thread of its own: stopping, hung cameras and defects are seen meanwhile.
 
         Returns:
             None when the agent is to stop instead; a download or a child may then go on for a moment, harmlessly.
         """
-        loaded: list[Engine] = []
-        loader = self._start("loader", lambda: loaded.append(self._load(recipe, self._prepare(recipe, state_dir))))
+        loaded: list[Served] = []
+        loader = self._start("loader", lambda: loaded.append(serving.first()))
         while loader.is_alive() and not self._stop.is_set():
             loader.join(_TICK_S)
             _check(readers)
         return loaded[0] if loaded else None
 
-    def _prepare(self, recipe: Recipe, state_dir: Path) -> Prepared:
-        size = self._config.engine.size
-        return prepare(recipe, size=(size[0], size[1]) if size else None, state_dir=state_dir, stage=self._doing)
+    def _start_beside(self, serving: Serving, pipeline: Pipeline, recipe: Recipe, state_dir: Path
+                      ) -> list[threading.Thread]:
+        """Start what goes on beside the loop: tuning, and keeping a sample of the frames if that is wanted."""
+        threads = [self._start("tuner", lambda: serving.improve(lambda better: pipeline.swap(better.model)))]
+        if self._config.calibration.live:
+            sampler = Sampler(self._config.calibration, recipe, serving.size, state_dir, lambda: pipeline.seen)
+            threads.append(self._start("sampler", lambda: sampler.run(self._stop)))
+        return threads
 
     def _doing(self, what: str) -> None:
         self.view.doing = what
 
-    def _load(self, recipe: Recipe, prepared: Prepared) -> Engine:
-        return assembly.engine(self._config, recipe, prepared)
-
-    def _deliver(self, recipe: Recipe, engine: Engine, spool: Spool) -> Callable[[Result], None]:
-        what = engine.describe()
-
-        def deliver(result: Result) -> None:
+    def _deliver(self, recipe: Recipe, spool: Spool) -> Deliver:
+        def deliver(result: Result, what: EngineDescription) -> None:
             self.view.saw(result)
             if len(result.detections):
                 self._found.update(recipe.classes[i] for i in result.detections.class_ids)

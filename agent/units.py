@@ -83,6 +83,13 @@ class Timeout(Seconds):
     zero: ClassVar[str | None] = "nothing is done in no time; write it like '10s'"
 
 
+class LongTimeout(Timeout):
+    """A time limit in seconds for work that may take hours."""
+
+    example: ClassVar[str] = "1h"
+    highest: ClassVar[float] = 86400.0
+
+
 class Bytes(Quantity):
     """An amount of memory or disk in bytes."""
 

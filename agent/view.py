@@ -9,13 +9,13 @@ from pathlib import Path
 from agent import __version__, clock
 from agent.capture.reader import Reader
 from agent.config import Config
-from agent.inference.engine import Engine
 from agent.meters import Heartbeat, Histogram, SourceMeter
 from agent.pipeline import Pipeline
 from agent.records import Result, SourceState
 from agent.redact import redact
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
+from agent.serving import Serving
 from agent.snapshot import (
     SCHEMA,
     EngineView,
@@ -52,7 +52,7 @@ class View:
         self._uploader: Uploader | None = None
         self._lost_before: Mapping[str, int] = {}
         self._reporting: list[Heartbeat] = []
-        self._engine: tuple[Engine, float] | None = None
+        self._serving: tuple[Serving, float] | None = None
         self._pipeline: Pipeline | None = None
         self.doing = "starting"
 
@@ -66,9 +66,9 @@ class View:
         self._lost_before = dict(spool.stats().lost)
         self._reporting = [spooling, uploading] if uploader else [spooling]
 
-    def looking(self, pipeline: Pipeline, engine: Engine) -> None:
-        """Learn that the engine is loaded and warmed: from now on the agent is ready."""
-        self._pipeline, self._engine, self.doing = pipeline, (engine, time.monotonic()), ""
+    def looking(self, pipeline: Pipeline, serving: Serving) -> None:
+        """Learn that an engine is loaded, warmed and gated: from now on the agent is ready."""
+        self._pipeline, self._serving, self.doing = pipeline, (serving, time.monotonic()), ""
 
     def saw(self, _result: Result) -> None:
         """Learn of a result; only the first one matters here."""
@@ -77,8 +77,8 @@ class View:
 
     @property
     def ready(self) -> bool:
-        """Whether an engine is loaded and warmed."""
-        return self._engine is not None
+        """Whether an engine is loaded, warmed and gated."""
+        return self._serving is not None
 
     def heartbeats(self) -> Iterator[Heartbeat]:
         """Return the heartbeats of the threads that must go forward."""
@@ -117,14 +117,16 @@ class View:
             seen_rate=meter.seen_rate.per_second(), processed_rate=meter.processed_rate.per_second())
 
     def _engine_view(self) -> EngineView | None:
-        if not self._engine:
+        if not self._serving or not self._pipeline or not (served := self._serving[0].served):
             return None
-        engine, since = self._engine
+        serving, since = self._serving
+        engine = self._pipeline.model.engine
         what, spec = engine.describe(), engine.spec
         return EngineView(
             name=what.name, identity=what.identity, runtime=what.runtime, provider=what.provider,
             precision=what.precision, threads=what.threads, height=spec.height, width=spec.width,
-            max_batch=spec.max_batch, model_sha256=what.model_sha256, ready_for_s=time.monotonic() - since)
+            max_batch=spec.max_batch, model_sha256=what.model_sha256, ready_for_s=time.monotonic() - since,
+            tier=served.tier, checked=served.checked, tuning=serving.tuning)
 
     def _spool_view(self) -> SpoolView | None:
         if not self._spool:
@@ -162,6 +164,8 @@ class View:
 
     def _problems(self, sources: list[SourceView], upstream: UpstreamView | None, spool: SpoolView | None
                   ) -> Iterator[str]:
+        if self._serving and self._serving[0].failed:
+            yield self._serving[0].failed
         for source in sources:
             if source.state not in {SourceState.LIVE, SourceState.ENDED} and not _young(source):
                 yield f"source {source.name} is {source.state} for {source.since_s:.0f} s: {source.reason}"

@@ -8,19 +8,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.building.prepare import Prepared, prepare
-from agent.building.recipe import Recipe, find_recipe
+from agent import serving
+from agent.building.prepare import prepare
+from agent.building.recipe import find_recipe
 from agent.config import load
-from agent.inference.engine import Engine, EngineDescription
+from agent.inference.engine import Engine, EngineDescription, Pending, infer
 from agent.inference.heads import HeadConfig, make_head
 from agent.inference.letterbox import Letterbox
 from agent.inference.onnxruntime import OnnxRuntimeEngine
+from agent.loading import EngineFile, load_engine
 from agent.records import Pixels
 from agent.supervisor import Supervisor
 from bench.media import bunny, camera_clip, detector, receiving
@@ -35,12 +37,12 @@ class MeasuredEngine:
         self._engine = engine
         self.marks: list[tuple[float, float, float, float, float]] = []
 
-    def infer(self, batch: Pixels) -> Sequence[NDArray[Any]]:
+    def start(self, batch: Pixels) -> Pending:
         """Run and note (thread CPU before, after, process CPU before, wall before, after)."""
         process, thread, wall = time.process_time(), time.thread_time(), time.perf_counter()
-        outputs = self._engine.infer(batch)
+        pending = self._engine.start(batch)
         self.marks.append((thread, time.thread_time(), process, wall, time.perf_counter()))
-        return outputs
+        return pending
 
     def describe(self) -> EngineDescription:
         """Say what really runs."""
@@ -51,14 +53,10 @@ class MeasuredEngine:
         self._engine.close()
 
 
-class MeasuredSupervisor(Supervisor):
-    """The real supervisor with the real engine, wrapped."""
-
-    engine: MeasuredEngine
-
-    def _load(self, recipe: Recipe, prepared: Prepared) -> Engine:
-        self.engine = MeasuredEngine(super()._load(recipe, prepared))
-        return self.engine
+def measured_engine(engines: list[MeasuredEngine], file: EngineFile) -> Engine:
+    """Load the real engine, wrapped, and keep it in ``engines``."""
+    engines.append(MeasuredEngine(load_engine(file)))
+    return engines[-1]
 
 
 class Measured:
@@ -77,16 +75,19 @@ recipes = ["{detector(size)}"]
 threads = 1
 {upstream}
 """ + "".join(f'[source.s{i}]\nurl = "{url}"\nfrozen_after = "0s"\n' for i, url in enumerate(urls)), "utf-8")
-            agent = MeasuredSupervisor(load(path))
-            thread = threading.Thread(target=agent.run)
-            thread.start()
+            agent, engines = Supervisor(load(path)), list[MeasuredEngine]()
+            with patch.object(serving, "load_engine", partial(measured_engine, engines)):
+                thread = threading.Thread(target=agent.run)
+                thread.start()
+                while not (engines or not thread.is_alive()):
+                    time.sleep(0.05)
             while not (agent.view.snapshot().first_result_s or not thread.is_alive()):
                 time.sleep(0.05)
             time.sleep(seconds)
             self.snapshot = agent.view.snapshot()
             agent.stop()
             thread.join()
-        marks = np.array(agent.engine.marks)
+        marks = np.array(engines[0].marks)
         marks = marks[len(marks) // 5:]
         calls = len(marks) - 1
         self.engine_cpu_s = float((marks[:-1, 1] - marks[:-1, 0]).sum()) / calls
@@ -123,7 +124,7 @@ def bare(size: int, frames: int) -> tuple[float, float, float]:
             read_s += time.thread_time() - before
             placement = letterbox.place(pixels, canvas[0])
             before = time.thread_time()
-            outputs = engine.infer(canvas)
+            outputs = infer(engine, canvas)
             engine_s += time.thread_time() - before
             head(outputs, [placement])
         return (time.process_time() - began) / frames, engine_s / frames, read_s / frames

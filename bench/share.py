@@ -12,13 +12,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from agent.building.recipe import Recipe
 from agent.config import load
-from agent.inference.engine import Engine
+from agent.inference.engine import EngineDescription
+from agent.pipeline import Deliver
 from agent.records import Result
 from agent.report.spool import Spool
 from agent.supervisor import Supervisor
@@ -35,13 +35,13 @@ class _Timed(Supervisor):
 
     delivered_s: list[float]
 
-    def _deliver(self, recipe: Recipe, engine: Engine, spool: Spool) -> Callable[[Result], None]:
-        work = super()._deliver(recipe, engine, spool)
+    def _deliver(self, recipe: Recipe, spool: Spool) -> Deliver:
+        work = super()._deliver(recipe, spool)
         self.delivered_s = []
 
-        def timed(result: Result) -> None:
+        def timed(result: Result, what: EngineDescription) -> None:
             began = time.perf_counter()
-            work(result)
+            work(result, what)
             self.delivered_s.append(time.perf_counter() - began)
         return timed
 

@@ -8,17 +8,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "agent").rglob("*.py"))
 
-LEVEL_0 = {"records", "errors", "config", "faults", "units", "meters", "atomic", "secrets", "backoff", "redact", "https", "heap", "clock"}
+LEVEL_0 = {"records", "errors", "config", "faults", "units", "meters", "atomic", "secrets", "backoff", "redact", "https", "heap", "clock", "machine"}
 LEVEL_1 = {"capture", "inference", "building", "report"}
-LEVEL_2 = {"pipeline", "snapshot", "metrics", "status"}
-LEVEL_3 = {"view", "assembly", "supervisor"}
+LEVEL_2 = {"schedule", "pipeline", "snapshot", "metrics", "status"}
+LEVEL_3 = {"view", "assembly", "loading", "fingerprint", "plan", "pictures", "sampling", "trial", "tuning", "serving", "diagnosis", "supervisor"}
 # Level 2 may know the seams of level 1, never an implementation.
 SEAMS = {"agent.capture.source", "agent.inference.engine"}
 # Foreign modules that only these files may import.
 KEPT = {
     "cv2": {"capture/", "inference/letterbox.py"},
-    "onnx": {"building/graph.py", "building/worker.py"},
-    "onnxruntime": {"inference/onnxruntime.py", "building/worker.py", "building/graph.py"},
+    "onnx": {"building/graph.py", "building/preparing.py", "building/precision.py", "building/quantising.py", "building/heads_of.py"},
+    "onnxruntime": {"inference/onnxruntime.py", "inference/ort_cuda.py", "building/preparing.py", "building/precision.py",
+                    "building/quantising.py", "building/ort_builder.py"},
+    "tensorrt": {"inference/tensorrt.py", "building/tensorrt_bindings.py"},
+    "tensorrt_rtx": {"inference/tensorrt.py", "building/tensorrt_bindings.py"},
+    "pycuda": {"inference/device.py"},
     "requests": {"https.py", "report/sender.py", "report/credentials.py", "building/fetch.py"},
     "urllib3": {"https.py"},
     "cryptography": {"report/credentials.py"},

@@ -1,17 +1,18 @@
-"""The forms a model is built in, and the order in which they are tried. Precision lives in the ONNX file, never in builder flags."""
+"""The forms a model is built in, best first. Precision lives in the ONNX file, never in a builder's flags."""
 
 from enum import Enum
 from typing import Literal
 
 Precision = Literal["auto", "int8", "fp16", "fp32"]
+Runtime = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 CPU = "CPUExecutionProvider"
 
 
 class Form(str, Enum):
     """One strongly typed ONNX form of a model. Frames stay uint8 and outputs float32 in all of them.
 
-    ``INT8_FP16``: convolutions INT8, the rest FP16, scales of the quantisation FP16 too. ``INT8_FP16_CASTS``: the same with
-    FP32 scales, for builders that refuse FP16 ones. ``INT8_FP32``: convolutions INT8, the rest FP32.
+    ``INT8_FP16``: convolutions INT8, the rest FP16, scales of the quantisation FP16 too. ``INT8_FP16_CASTS``: the same
+    with FP32 scales, for builders that refuse FP16 ones. ``INT8_FP32``: convolutions INT8, the rest FP32.
     """
 
     INT8_FP16 = "int8-fp16"
@@ -29,14 +30,14 @@ class Form(str, Enum):
         return self.value.partition("-")[0]
 
 
-def ladder(runtime: str, provider: str | None = None, precision: Precision = "auto") -> tuple[Form, ...]:
+def ladder(runtime: Runtime, provider: str | None = None, precision: Precision = "auto") -> tuple[Form, ...]:
     """Return the forms worth trying, best first.
 
     ONNX Runtime's CPU provider computes FP16 by converting to FP32 and back, which is slower than FP32, and its CUDA
     provider runs Q/DQ convolutions in float; so neither has those rungs.
 
     Args:
-        runtime: ``tensorrt``, ``tensorrt_rtx`` or ``onnxruntime``.
+        runtime: What runs the engine.
         provider: ONNX Runtime's execution provider; None = CPU.
         precision: Only this one, and below it FP32, to fall back to; ``auto`` = all.
     """

@@ -9,8 +9,6 @@ needs no network and imports neither ``onnx`` nor ``requests``. The work itself 
 import hashlib
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from agent.atomic import sha256_of, write_atomic
+from agent.building.child import Death, Limits, Refusal, run_child
 from agent.building.lock import alone_in
 from agent.building.recipe import InputTable, Recipe, size_problem
 from agent.errors import ConfigError, ModelError
@@ -58,8 +57,8 @@ class Prepared:
     note: str
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child is asked, as JSON on its standard input."""
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
+    """What the child is asked."""
 
     model: str
     target: str
@@ -69,19 +68,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """What the child did, as JSON on its standard output."""
+    """What the child did."""
 
     dynamic_batch: bool
     folded: bool
     max_difference: float
     note: str
-
-
-class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """Why the child could not."""
-
-    what: str
-    remedy: str
 
 
 class _Sidecar(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,21 +199,10 @@ def _set_aside(folder: Path, identity: str) -> None:
 
 def _run_child(job: Job, timeout_s: float) -> Outcome:
     name = Path(job.model).name
-    command = [sys.executable, "-m", "agent.building.worker"]
-    try:
-        # -m puts the current directory first on the module path: in the user's a folder agent/ would be run.
-        done = subprocess.run(command, cwd="/", input=msgspec.json.encode(job), capture_output=True, timeout=timeout_s,
-                              check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{name}: preparing it took longer than {timeout_s:g} s and was stopped",
-                         "choose a smaller size or model, or free the CPU and run it again") from error
-    try:
-        answer = msgspec.json.decode(done.stdout, type=Outcome | Refusal)
-    except msgspec.MsgspecError as error:
-        how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no last words"]
-        raise ModelError(f"{name}: the preparing process {how}: {last[0]}",
-                         "signal 9 mostly means too little memory; otherwise export the model anew") from error
+    answer = run_child("agent.building.worker", job, Outcome, Limits(wall_s=timeout_s, nice=0))
+    if isinstance(answer, Death):
+        raise ModelError(f"{name}: the preparing process {answer.what}", answer.remedy)
     if isinstance(answer, Refusal):
         raise ModelError(answer.what, answer.remedy)
+    assert isinstance(answer, Outcome)
     return answer

@@ -1,26 +1,26 @@
-"""The child process that turns a fetched ONNX file into a prepared one: ``python -m agent.building.worker``.
+"""A fetched ONNX file turned into a prepared one; runs in the child process only.
 
-Reads one :class:`~agent.building.prepare.Job` as JSON from standard input and answers with one ``Outcome`` or
-``Refusal`` as JSON on standard output. Parsers of foreign files run here and nowhere else. It measures what it wrote:
-on random frames the prepared model must give what the original gives on the same frames prepared by numpy. Outputs may
-differ by 1e-4 of their range; by more only where the layers that take the frames agree that closely, for then the
+It measures what it wrote: on random frames the prepared model must give what the original gives on the same frames
+prepared by numpy. Outputs may differ by 1e-4 of their range; by more only where the layers that take the frames agree that closely, for then the
 input is right and what follows makes much of rounding, as a sort does. Anything else is refused.
 """
 
 import copy
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from agent.atomic import write_atomic
-from agent.building.prepare import Job, Outcome, Refusal
-from agent.building.recipe import InputTable
-from agent.errors import ModelError, missing_extra
+from agent.building import graph
+from agent.building.prepare import Job, Outcome
+from agent.building.recipe_tables import InputTable
+from agent.errors import ModelError
 
 _LIMIT = 1e-4  # share of an output's range; a folded convolution differs by rounding only, about 1e-6
 _SHOWN = 300  # characters of a runtime's own words
@@ -28,31 +28,13 @@ _SHOWN = 300  # characters of a runtime's own words
 Outputs = list[NDArray[Any]]
 
 
-def main() -> None:
-    """Answer one job; exit 0 whatever the answer is."""
-    # Libraries print; only the answer may reach the real standard output.
-    answer_to = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    try:
-        answer: Outcome | Refusal = work(msgspec.json.decode(sys.stdin.buffer.read(), type=Job))
-    except ModelError as error:
-        answer = Refusal(what=error.what, remedy=error.remedy)
-    with answer_to:
-        answer_to.write(msgspec.json.encode(answer))
-
-
-def work(job: Job) -> Outcome:
+def prepare_model(job: Job) -> Outcome:
     """Prepare ``job.model``, measure the result and write ``job.target`` in one piece.
 
     Raises:
         ModelError: the file is no usable model, or it cannot run at this size.
     """
     path = Path(job.model)
-    try:
-        from agent.building import graph  # noqa: PLC0415 -- a missing package must become a clear answer
-    except ImportError as error:
-        raise ModelError(f"a model must be prepared and a package is missing: {error}",
-                         missing_extra("build")) from error
     original = _load(path)
     try:
         graph.tidy(original)
@@ -73,9 +55,6 @@ def work(job: Job) -> Outcome:
 
 def _load(path: Path) -> Any:
     """Return the model, or say what is wrong with the file in words that do not need protobuf knowledge."""
-    import onnx  # noqa: PLC0415 -- see work()
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415 -- see work()
-
     remedy = "fetch or export it anew and compare its size"
     try:
         with path.open("rb") as file:
@@ -126,8 +105,6 @@ def _fold(original: Any, reference: Any, job: Job, frames: NDArray[np.uint8], ex
     Raises:
         ModelError: that is wrong, too.
     """
-    from agent.building import graph  # noqa: PLC0415 -- see work()
-
     for fold in (True, False):
         model = copy.deepcopy(original)
         report = graph.fold_input(model, job.input, job.height, job.width, fold=fold)
@@ -152,8 +129,6 @@ def _first_layers_agree(model: Any, reference: Any, report: Any, job: Job, frame
 
     Outputs behind a sort (NMS, TopK) may jump by a rounding error; the layers that folding touched cannot.
     """
-    import onnx  # noqa: PLC0415 -- see work()
-
     found: list[Outputs] = []
     for graph_of, batch in ((reference, _by_hand(frames[:1], job.input)), (model, frames[:1])):
         probed = copy.deepcopy(graph_of)
@@ -208,11 +183,6 @@ def _difference(expected: Outputs, found: Outputs) -> float:
 
 
 def _session(model: bytes) -> Any:
-    try:
-        import onnxruntime  # noqa: PLC0415 -- see work()
-    except ImportError as error:
-        raise ModelError(f"a model must be checked and a package is missing: {error}",
-                         missing_extra("cpu")) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -226,11 +196,5 @@ def _run(model: bytes, batch: NDArray[Any]) -> Outputs:
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
     """Return what ONNX Runtime raises: its exceptions have no common base of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415 -- see work()
-
     own = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*own, RuntimeError, ValueError)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,8 @@ COMMANDS = {
     "status": "agent.cli.status:status",
     "config": "agent.cli.config:config",
     "engines": "agent.cli.engines:engines",
+    "bench": "agent.cli.bench:bench",
+    "doctor": "agent.cli.doctor:doctor",
     "spool": "agent.cli.spool:spool",
     "receiver": "agent.cli.receiver:receiver",
 }

@@ -15,46 +15,43 @@ import msgspec
 from agent.atomic import sha256_of
 from agent.building.prepare import Prepared, prepare, prepared_models
 from agent.building.recipe import Recipe, find_recipe, list_recipes, recipe_folders
-from agent.cli.options import json_option, load_or_default, optional_config_option
+from agent.building.store import Store
+from agent.cli.engine_tables import print_json, print_table, print_tuning
+from agent.cli.engines_build import COMMANDS
+from agent.cli.options import engine_options, load_or_default
 from agent.config import Config
 from agent.errors import EngineError, ModelError
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-            json_option,
-            click.option("--state-dir", type=click.Path(path_type=Path), default=None,
-                         help="Where models are kept. Default: [device] state_dir, or $STATE_DIRECTORY."),
-            optional_config_option):
-        command = option(command)
-    return command
-
-
 @click.group()
 def engines() -> None:
-    """Recipes, models and prepared engines."""
+    """Recipes, models, and the engines built and stored on this box."""
+
+
+for _command in COMMANDS:
+    engines.add_command(_command)
 
 
 @engines.command("list")
-@_options
+@engine_options
 def list_(config_path: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """List the recipes and whether their models are ready."""
     config, folder = _settings(config_path, state_dir)
     recipes = list_recipes(recipe_folders(config.own_recipes))
     rows = [(recipe, _state(recipe, folder)) for recipe in recipes]
     if as_json:
-        _print_json([{"name": recipe.name, "task": recipe.task, "state": state, "summary": recipe.summary,
+        print_json([{"name": recipe.name, "task": recipe.task, "state": state, "summary": recipe.summary,
                       "licence": recipe.licence, "source": recipe.model.source, "recipe": str(recipe.folder)}
                      for recipe, state in rows])
         return
-    _print_table(["recipe", "task", "model", "what it finds", "licence"],
+    print_table(["recipe", "task", "model", "what it finds", "licence"],
                  [[recipe.name, recipe.task, state, recipe.summary, recipe.licence] for recipe, state in rows])
 
 
 @engines.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="All recipes that need no model of your own.")
-@_options
+@engine_options
 def fetch(names: tuple[str, ...], all_: bool, config_path: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Fetch the models of the recipes NAMES, check and prepare them and find their heads: `vedette run` starts at once.
 
@@ -78,31 +75,36 @@ def fetch(names: tuple[str, ...], all_: bool, config_path: Path | None, state_di
             click.echo(f"{recipe.name}: ready, {ready.height}x{ready.width}, identity {ready.identity}, {ready.note}, "
                        f"{fit.words}")
     if as_json:
-        _print_json(done)
+        print_json(done)
 
 
 @engines.command()
 @click.argument("name")
-@_options
+@engine_options
 def show(name: str, config_path: Path | None, state_dir: Path | None, as_json: bool) -> None:
-    """Show the recipe NAME, its model and what is prepared from it."""
+    """Show the recipe NAME, its model, what is prepared from it, and its engines with their report cards."""
     config, folder = _settings(config_path, state_dir)
     recipe = find_recipe(name, recipe_folders(config.own_recipes))
+    from agent.plan import misfit
+
     state = _state(recipe, folder)
     prepared = [(ready, _fit_or_fault(recipe, ready)) for ready in prepared_models(recipe, folder)]
     if any(fit.fault and ready.model_sha256 == _model_sha256(recipe) for ready, fit in prepared):
         state = "cannot be used"
+    tunings = Store(folder).tunings(recipe.name)
     if as_json:
-        _print_json({
+        print_json({
             "name": recipe.name, "state": state, "summary": recipe.summary, "licence": recipe.licence,
             "recipe": str(recipe.folder), "model": recipe.model,
             "sha256": _model_sha256(recipe), "input": recipe.input, "head": recipe.head,
             "classes": recipe.classes,
-            "prepared": [_row(ready, fit) for ready, fit in prepared]})
+            "prepared": [_row(ready, fit) for ready, fit in prepared],
+            "tunings": [{**msgspec.to_builtins(tuning), "base": tuning.parts.base, "misfit": misfit(tuning.parts)}
+                        for tuning in tunings]})
         return
     wanted, head = recipe.input, recipe.head
     classes = ", ".join(recipe.classes[:8]) + (" …" if len(recipe.classes) > 8 else "")
-    _print_table(["recipe", recipe.name], [
+    print_table(["recipe", recipe.name], [
         ["summary", recipe.summary], ["licence", recipe.licence], ["stands in", str(recipe.folder)],
         ["model", recipe.model.source], ["sha256", _model_sha256(recipe) or "unknown"],
         ["state", state],
@@ -111,11 +113,13 @@ def show(name: str, config_path: Path | None, state_dir: Path | None, as_json: b
         ["head", f"{head.kind or 'recognised by its outputs'}, score {head.score:g}, iou {head.iou:g}"],
         ["classes", f"{len(recipe.classes)}: {classes}"]])
     if prepared:
-        _print_table(["prepared", "height x width", "batch", "folded", "max difference", "of model", "head"], [
+        print_table(["prepared", "height x width", "batch", "folded", "max difference", "of model", "head"], [
             [ready.identity, f"{ready.height}x{ready.width}", "any" if ready.dynamic_batch else "1",
              "yes" if ready.folded else "no", f"{ready.max_difference:.1e}", ready.model_sha256[:16],
              fit.words]
             for ready, fit in prepared])
+    for tuning in tunings:
+        print_tuning(tuning, misfit(tuning.parts))
 
 
 def _settings(config_path: Path | None, state_dir: Path | None) -> tuple[Config, Path]:
@@ -186,22 +190,6 @@ def _fit_or_fault(recipe: Recipe, ready: Prepared) -> _Fit:
 def _row(ready: Prepared, fit: _Fit) -> dict[str, object]:
     """Return a prepared model as JSON shows it."""
     return {**msgspec.to_builtins(ready, enc_hook=str), "head": fit.kind, "head_note": fit.words}
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
-
-
-def _print_table(headings: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from agent.cli.screen import say
-
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: what stands in a recipe is no markup
-    say(table, width=140)
 
 
 @contextmanager

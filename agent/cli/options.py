@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -13,6 +14,17 @@ optional_config_option = click.option(
     "-c", "--config", "config_path", type=click.Path(path_type=Path), default=None, envvar="VEDETTE_CONFIG",
     help=f"The configuration file. Default: {DEFAULT_PATH} if it is there, else the defaults of all keys.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def engine_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Add --config, --state-dir and --json."""
+    for option in (
+            json_option,
+            click.option("--state-dir", type=click.Path(path_type=Path), default=None,
+                         help="Where models are kept. Default: [device] state_dir, or $STATE_DIRECTORY."),
+            optional_config_option):
+        command = option(command)
+    return command
 
 
 def load_or_default(path: Path | None) -> Config:

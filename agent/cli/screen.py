@@ -88,9 +88,10 @@ def _head(s: Snapshot) -> list[Text]:
     if not s.engine:
         return [state, Text("engine    not loaded yet")]
     e = s.engine
-    return [state, Text(
-        f"engine    {e.name} {e.width}x{e.height} {e.precision} on {e.runtime} ({e.provider}, "
-        f"{e.threads} thread{'s' * (e.threads != 1)}), identity {e.identity}")]
+    threads = f", {e.threads} thread{'s' * (e.threads != 1)}" if e.threads else ""
+    engine = Text(f"engine    {e.name} {e.width}x{e.height} {e.precision}, {e.tier}, on {e.runtime} "
+                  f"({e.provider}{threads}), identity {e.identity}")
+    return [state, engine, *([Text(f"tuning    {e.tuning}")] if e.tuning else [])]
 
 
 def _sources(s: Snapshot, rows: int | None) -> RenderableType:

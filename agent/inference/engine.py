@@ -14,7 +14,7 @@ from agent.records import Pixels
 
 Outputs = Sequence[NDArray[Any]]
 Pending = Callable[[], Outputs]
-"""A call that is under way: calling it waits, and returns one array an output, first axis the batch, owned by the caller."""
+"""A call under way: calling it waits and returns one array an output, first axis the batch, owned by the caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class Engine(Protocol):
     spec: EngineSpec
 
     def start(self, batch: Pixels) -> Pending:
-        """Begin a run of ``batch`` (n, height, width, 3) uint8 BGR, n <= max_batch; the batch is the caller's on return.
+        """Begin a run of ``batch`` (n, height, width, 3) uint8 BGR, n <= max_batch; it is the caller's again on return.
 
         Blocks while ``spec.depth`` earlier calls have not been waited for.
 

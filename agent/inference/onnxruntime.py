@@ -6,16 +6,14 @@ name and the runtime's own words; outputs belong to the caller. The model must b
 """
 
 import os
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.errors import EngineError, missing_extra
-from agent.inference.engine import EngineDescription, EngineSpec, TensorSpec
+from agent.inference.engine import EngineDescription, EngineSpec, Outputs, Pending, TensorSpec
 from agent.records import Pixels
 
 _CPU = "CPUExecutionProvider"
@@ -26,7 +24,7 @@ _REBUILD = "run `vedette engines fetch NAME` to check and prepare the model agai
 
 
 class OnnxRuntimeEngine:
-    """A loaded model; see :class:`agent.inference.engine.Engine`.
+    """A loaded model; see :class:`agent.inference.engine.Engine`. Its ``start`` computes before it returns.
 
     Args:
         path: The prepared ONNX file.
@@ -46,10 +44,10 @@ class OnnxRuntimeEngine:
                  provider: str | None = None, max_batch: int = 1, precision: str = "fp32") -> None:
         self._what = f"engine {name} ({path})"
         self._threads = threads or max((os.cpu_count() or 2) - 1, 1)
-        runtime = _import_runtime()
-        self._errors = _runtime_errors()
+        runtime = import_runtime()
+        self._errors = runtime_errors()
         self._session = self._open(runtime, path, provider or _CPU)
-        self.spec = self._read_spec(max_batch)
+        self._input, self.spec = read_spec(self._session, max_batch, self._what)
         in_use = self._session.get_providers()[0]
         self._description = EngineDescription(
             name=name, identity=identity, runtime=f"onnxruntime {runtime.__version__}", provider=in_use,
@@ -62,32 +60,27 @@ class OnnxRuntimeEngine:
             EngineError: the run fails or an output's first axis is not the batch.
         """
         for count in sorted({1, self.spec.max_batch}):
-            outputs = self.infer(np.full((count, self.spec.height, self.spec.width, 3), 127, np.uint8))
+            outputs = self.start(np.full((count, self.spec.height, self.spec.width, 3), 127, np.uint8))()
             for spec, output in zip(self.spec.outputs, outputs, strict=True):
                 if output.ndim < 1 or output.shape[0] != count:
                     raise EngineError(
                         f"{self._what}: output {spec.name!r} has shape {output.shape} for {count} frame(s)", _REBUILD)
 
-    def infer(self, batch: Pixels) -> Sequence[NDArray[Any]]:
+    def start(self, batch: Pixels) -> Pending:
         """Run ``batch`` (n, height, width, 3) uint8 BGR, C-contiguous, 1 <= n <= ``spec.max_batch``.
 
         Returns:
-            One array an output, first axis n, owned by the caller.
+            Gives one array an output, first axis n, owned by the caller.
 
         Raises:
             EngineError: the batch is not as above, or the run failed.
         """
-        spec = self.spec
-        if (batch.dtype != np.uint8 or batch.shape[1:] != (spec.height, spec.width, 3)
-                or not 1 <= len(batch) <= spec.max_batch or not batch.flags.c_contiguous):
-            raise EngineError(
-                f"{self._what}: takes 1 to {spec.max_batch} contiguous frames ({spec.height}, {spec.width}, 3) uint8; "
-                f"got {batch.shape} {batch.dtype}", "this is a defect: report it with this line")
+        check_batch(batch, self.spec, self._what)
         try:
-            outputs: Sequence[NDArray[Any]] = self._session.run(None, {self._input: batch})
+            outputs: Outputs = self._session.run(None, {self._input: batch})
         except self._errors as error:
             raise EngineError(f"{self._what}: the run failed: {error}", _REBUILD) from error
-        return outputs
+        return lambda: outputs
 
     def describe(self) -> EngineDescription:
         """Say what really runs."""
@@ -120,20 +113,38 @@ class OnnxRuntimeEngine:
                               f"mend the driver or libraries of {provider}, or leave [engine] provider out for the CPU")
         return session
 
-    def _read_spec(self, max_batch: int) -> EngineSpec:
-        inputs = self._session.get_inputs()
-        shape = inputs[0].shape if len(inputs) == 1 else []
-        if len(shape) != 4 or shape[3] != 3 or inputs[0].type != "tensor(uint8)" or not (
-                isinstance(shape[1], int) and isinstance(shape[2], int)) or shape[0] == 0:
-            seen = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
-            raise EngineError(f"{self._what}: is no prepared model: its input is {seen or 'missing'}", _REBUILD)
-        self._input = inputs[0].name
-        return EngineSpec(
-            height=shape[1], width=shape[2], max_batch=1 if isinstance(shape[0], int) else max_batch,
-            outputs=tuple(
-                TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type),
-                           shape=tuple(size if isinstance(size, int) else -1 for size in value.shape))
-                for value in self._session.get_outputs()))
+
+def check_batch(batch: Pixels, spec: EngineSpec, what: str) -> None:
+    """Check that ``batch`` is what an engine with ``spec`` takes; ``what`` names the engine.
+
+    Raises:
+        EngineError: it is not.
+    """
+    if (batch.dtype != np.uint8 or batch.shape[1:] != (spec.height, spec.width, 3)
+            or not 1 <= len(batch) <= spec.max_batch or not batch.flags.c_contiguous):
+        raise EngineError(
+            f"{what}: takes 1 to {spec.max_batch} contiguous frames ({spec.height}, {spec.width}, 3) uint8; "
+            f"got {batch.shape} {batch.dtype}", "this is a defect: report it with this line")
+
+
+def read_spec(session: Any, max_batch: int, what: str, depth: int = 1) -> tuple[str, EngineSpec]:
+    """Return the input's name and what a session of a prepared model takes and gives.
+
+    Raises:
+        EngineError: the model is not prepared.
+    """
+    inputs = session.get_inputs()
+    shape = inputs[0].shape if len(inputs) == 1 else []
+    if len(shape) != 4 or shape[3] != 3 or inputs[0].type != "tensor(uint8)" or not (
+            isinstance(shape[1], int) and isinstance(shape[2], int)) or shape[0] == 0:
+        seen = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
+        raise EngineError(f"{what}: is no prepared model: its input is {seen or 'missing'}", _REBUILD)
+    return inputs[0].name, EngineSpec(
+        height=shape[1], width=shape[2], max_batch=1 if isinstance(shape[0], int) else max_batch, depth=depth,
+        outputs=tuple(
+            TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type),
+                       shape=tuple(size if isinstance(size, int) else -1 for size in value.shape))
+            for value in session.get_outputs()))
 
 
 def check_provider(name: str) -> None:
@@ -142,7 +153,7 @@ def check_provider(name: str) -> None:
     Raises:
         EngineError: the package is missing, or it has no such provider.
     """
-    available = _import_runtime().get_available_providers()
+    available = import_runtime().get_available_providers()
     if name not in available:
         raise EngineError(f"provider {name!r} is not in this onnxruntime; it has {', '.join(available)}",
                           "correct [engine] provider, or install the onnxruntime package that has it")
@@ -159,7 +170,12 @@ def _share_arena(runtime: Any) -> None:
     runtime.create_and_register_allocator(memory, runtime.OrtArenaCfg(0, grow_as_requested, default, default))
 
 
-def _import_runtime() -> Any:
+def import_runtime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        EngineError: it is not installed.
+    """
     try:
         import onnxruntime  # noqa: PLC0415 -- 0.2 s and 57 MB that only those who run a model pay
     except ImportError as error:
@@ -168,7 +184,7 @@ def _import_runtime() -> Any:
     return onnxruntime
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """Return what ONNX Runtime raises: its exceptions have no common base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415 -- see above
 

@@ -15,10 +15,10 @@ class ScriptedEngine:
         self.spec = EngineSpec(height=side, width=side, max_batch=max_batch,
                                outputs=(TensorSpec(name="mean", shape=(-1, 1), dtype="float32"),))
         self.call_s, self.fail_at, self.gate = call_s, fail_at, gate
-        self.batches = []
+        self.batches, self.closed = [], False
         self.started = threading.Semaphore(0)
 
-    def infer(self, batch):
+    def start(self, batch):
         self.started.release()
         if self.gate is not None:
             assert self.gate.acquire(timeout=10)
@@ -26,14 +26,15 @@ class ScriptedEngine:
             raise EngineError("scripted failure")
         time.sleep(self.call_s)
         self.batches.append([int(picture[0, 0, 0]) for picture in batch])
-        return [batch.reshape(len(batch), -1).mean(axis=1, keepdims=True).astype(np.float32)]
+        means = [batch.reshape(len(batch), -1).mean(axis=1, keepdims=True).astype(np.float32)]
+        return lambda: means
 
     def describe(self):
         return EngineDescription(name="scripted", identity="0" * 16, runtime="none", provider="none", precision="fp32", threads=0,
                                  model_sha256="0" * 64)
 
     def close(self):
-        pass
+        self.closed = True
 
 
 def one_box_head(outputs, placements):

@@ -15,6 +15,7 @@ from agent.building.prepare import prepare
 from agent.building.recipe import Recipe, find_recipe, recipe_folders
 from agent.cli import main
 from agent.errors import ModelError
+from agent.inference.engine import infer
 from agent.inference.onnxruntime import OnnxRuntimeEngine
 from tests.helpers import onnx_models as nets
 from tests.helpers.media import CENTERFACE, fetch
@@ -66,7 +67,7 @@ def test_a_model_of_ones_own_goes_through_the_real_child(tmp_path):
     engine = engine_for(ready, max_batch=3)
     engine.warm_up()
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8)
-    assert engine.infer(frames)[0].shape == (3, 6, 96)
+    assert infer(engine, frames)[0].shape == (3, 6, 96)
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -96,9 +97,9 @@ def test_centerface_is_exact_and_takes_any_batch(tmp_path):
     assert [(o.name, o.shape) for o in engine.spec.outputs] == [
         ("537", (-1, 1, 16, 24)), ("538", (-1, 2, 16, 24)), ("539", (-1, 2, 16, 24)), ("540", (-1, 10, 16, 24))]
     frames = np.random.default_rng(3).integers(0, 256, (3, 64, 96, 3), np.uint8)
-    together = engine.infer(frames)
+    together = infer(engine, frames)
     for index in range(3):
-        alone = engine.infer(frames[index:index + 1])
+        alone = infer(engine, frames[index:index + 1])
         for one, all_ in zip(alone, together, strict=True):
             np.testing.assert_allclose(one[0], all_[index], rtol=1e-4, atol=1e-4)
 
@@ -117,7 +118,7 @@ def test_centerface_equals_the_original_on_frames_prepared_by_hand(tmp_path):
     session = onnxruntime.InferenceSession(original.SerializeToString(), options, providers=["CPUExecutionProvider"])
     frames = np.random.default_rng(5).integers(0, 256, (2, 64, 64, 3), np.uint8)
     expected = session.run(None, {image.name: np.ascontiguousarray(frames[..., ::-1].transpose(0, 3, 1, 2), np.float32)})
-    for one, other in zip(expected, engine_for(ready, max_batch=2).infer(frames), strict=True):
+    for one, other in zip(expected, infer(engine_for(ready, max_batch=2), frames), strict=True):
         assert np.abs(one - other).max() <= 1e-4 * max(np.ptp(one), np.abs(one).max())
 
 

@@ -11,8 +11,9 @@ import pytest
 from agent.capture.source import LatestFrame
 from agent.errors import EngineError
 from agent.meters import SourceMeter
-from agent.pipeline import Lane, Pace, Pipeline
+from agent.pipeline import Model, Pipeline
 from agent.records import Canvas, Frame, Placement
+from agent.schedule import Lane, Pace
 from tests.helpers.scripted_engine import ScriptedEngine, one_box_head
 
 
@@ -31,9 +32,13 @@ class Loop:
         self.ready = threading.Condition()
         self.lanes = [Lane(slot=LatestFrame(name, self.ready), meter=SourceMeter()) for name in names]
         self.slots = {lane.slot.source: lane.slot for lane in self.lanes}
-        self.results, self.stop, self.error = [], threading.Event(), None
-        self.pipeline = Pipeline(lanes=self.lanes, ready=self.ready, engine=engine, place=place, head=one_box_head,
-                                 deliver=self.results.append, pace=Pace(**pace), stop=self.stop)
+        self.results, self.by, self.stop, self.error = [], [], threading.Event(), None
+        self.pipeline = Pipeline(lanes=self.lanes, ready=self.ready, model=Model(engine=engine, place=place, head=one_box_head),
+                                 deliver=self._told, pace=Pace(**pace), stop=self.stop)
+
+    def _told(self, result, what):
+        self.results.append(result)
+        self.by.append(what.name)
 
     def _look(self):
         try:
@@ -239,3 +244,94 @@ def test_stopping_finishes_what_was_begun():
         loop.stop.set()
         gate.release()
     assert [r.seq for r in loop.results] == [0]
+
+
+class Overlapping(ScriptedEngine):
+    """Two calls under way; outputs come only when waited for, and in the order of the calls."""
+
+    def __init__(self, *, name="overlapping", **settings):
+        super().__init__(**settings)
+        self.spec = replace(self.spec, depth=2)
+        self.name, self.places, self.most, self.open = name, threading.BoundedSemaphore(2), 0, []
+
+    def describe(self):
+        return replace(super().describe(), name=self.name)
+
+    def start(self, batch):
+        assert not self.closed
+        assert self.places.acquire(timeout=10)
+        self.open.append(len(self.batches))
+        self.most = max(self.most, len(self.open))
+        number, pending = self.open[-1], super().start(batch.copy())
+
+        def wait():
+            assert not self.closed
+            assert self.open.pop(0) == number
+            self.places.release()
+            return pending()
+        return wait
+
+
+def feed(loop, count, names=("a",), start=0):
+    for seq in range(start, start + count):
+        for name in names:
+            loop.until(lambda slot=loop.slots[name]: slot.frame is None)
+            loop.slots[name].put(frame(name, seq))
+
+
+def test_calls_overlap_where_the_engine_can_and_results_stay_in_order():
+    engine = Overlapping(call_s=0.002)
+    with Loop(engine) as loop:
+        slow = threading.Event()
+        told = loop.pipeline._deliver
+        loop.pipeline._deliver = lambda *what: (slow.wait(0.01), told(*what))
+        feed(loop, 60)
+        loop.until(lambda: len(loop.results) == 60)
+    assert [r.seq for r in loop.results] == list(range(60))
+    assert engine.most == 2
+    assert loop.pipeline.stages["infer"].recent().count == 60
+
+
+@pytest.mark.parametrize("kind", [ScriptedEngine, Overlapping])
+def test_swapped_between_two_batches_without_losing_a_frame(kind):
+    engines = [kind(call_s=0.001) for _ in range(8)]
+    for number, engine in enumerate(engines):
+        engine.describe = lambda n=number, e=engine: replace(kind.describe(e), name=str(n))
+    with Loop(engines[0], names=("a", "b"), max_batch=1) as loop:
+        for number, engine in enumerate(engines[1:]):
+            feed(loop, 10, names=("a", "b"), start=number * 10)
+            old = loop.pipeline.model.engine
+            closed = loop.pipeline.swap(Model(engine=engine, place=place, head=one_box_head))
+            assert closed.wait(5)
+            assert old.closed
+            assert loop.pipeline.model.engine is engine
+        feed(loop, 5, names=("a", "b"), start=70)
+        loop.until(lambda: len(loop.results) == 150)
+    assert [r.skipped for r in loop.results if r.skipped] == [], "each frame that was put was looked at"
+    assert loop.by == sorted(loop.by, key=int), "old engines tell before new ones"
+    assert sum(len(e.batches) for e in engines) == 150
+    assert len(set(loop.by)) == 8
+    loop.pipeline.close()
+    assert all(engine.closed for engine in engines)
+
+
+def test_what_waits_to_take_over_and_is_overtaken_is_closed():
+    engines = [ScriptedEngine() for _ in range(3)]
+    loop = Loop(engines[0])
+    first = loop.pipeline.swap(Model(engine=engines[1], place=place, head=one_box_head))
+    loop.pipeline.swap(Model(engine=engines[2], place=place, head=one_box_head))
+    assert first.is_set()
+    assert [engine.closed for engine in engines] == [False, True, False]
+    loop.pipeline.close()
+    assert all(engine.closed for engine in engines)
+
+
+def test_an_engine_with_another_canvas_may_take_over():
+    small, large = ScriptedEngine(side=32), ScriptedEngine(side=64)
+    with Loop(small) as loop:
+        feed(loop, 3)
+        assert loop.pipeline.swap(Model(engine=large, place=place, head=one_box_head)).wait(5)
+        feed(loop, 3, start=3)
+        loop.until(lambda: len(loop.results) == 6)
+        assert loop.pipeline.seen[1].pixels.shape == (64, 64, 3)
+    assert len(small.batches) == len(large.batches) == 3

@@ -1,14 +1,14 @@
 import dataclasses
 import hashlib
 import logging
-import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from agent.building import prepare as module
-from agent.building.prepare import Job, Outcome, Refusal, prepare, prepared_models
+from agent.building.child import Death, Refusal
+from agent.building.prepare import Job, Outcome, prepare, prepared_models
 from agent.building.recipe import HeadTable, InputTable, ModelTable, Recipe
 from agent.errors import ConfigError, ModelError
 
@@ -21,30 +21,25 @@ def recipe(folder: Path, **changes) -> Recipe:
 
 
 class Child:
-    """Stands in for the child process: writes the target and answers, or does what the test says."""
+    """Stands in for the child process: writes the target and answers, or answers what the test says."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self.answer: bytes | None = None
-        self.returncode = 0
-        self.stderr = b""
+        self.answer: Refusal | Death | None = None
 
-    def __call__(self, command, *, timeout, input=None, **_) -> subprocess.CompletedProcess:  # noqa: A002 (subprocess's name)
-        if input is None:  # pip, which has nothing to give
-            return subprocess.CompletedProcess(command, 1, "", "")
-        job = msgspec.json.decode(input, type=Job)
+    def __call__(self, module, job, answers, limits, **_):
+        assert module == "agent.building.worker"
         self.jobs.append(job)
         if self.answer is not None:
-            return subprocess.CompletedProcess(command, self.returncode, self.answer, self.stderr)
+            return self.answer
         Path(job.target).write_bytes(b"prepared " + Path(job.model).read_bytes())
-        outcome = Outcome(dynamic_batch=True, folded=True, max_difference=1e-6, note="n")
-        return subprocess.CompletedProcess(command, 0, msgspec.json.encode(outcome), b"")
+        return Outcome(dynamic_batch=True, folded=True, max_difference=1e-6, note="n")
 
 
 @pytest.fixture
 def child(monkeypatch):
     child = Child()
-    monkeypatch.setattr(module.subprocess, "run", child)
+    monkeypatch.setattr(module, "run_child", child)
     return child
 
 
@@ -162,28 +157,23 @@ def test_a_bad_size_is_refused_before_anything_is_fetched(child, mine, tmp_path)
 
 
 def test_a_refusal_of_the_child_arrives_with_its_remedy(child, mine, tmp_path):
-    child.answer = msgspec.json.encode(Refusal(what="no good", remedy="mend it"))
+    child.answer = Refusal(what="no good", remedy="mend it")
     with pytest.raises(ModelError) as caught:
         prepare(mine, state_dir=tmp_path / "state")
     assert (caught.value.what, caught.value.remedy) == ("no good", "mend it")
 
 
-@pytest.mark.parametrize(("returncode", "stderr", "words"), [
-    (-9, b"", "killed by signal 9: no last words"), (1, b"Traceback\nValueError: odd\n", "ended with 1: ValueError: odd")])
-def test_a_dead_child_leaves_its_last_words(returncode, stderr, words, child, mine, tmp_path):
-    child.answer, child.returncode, child.stderr = b"", returncode, stderr
-    with pytest.raises(ModelError, match=words):
+def test_the_death_of_the_child_is_told(child, mine, tmp_path):
+    child.answer = Death(what="was killed by signal 9 (SIGKILL): no last words", remedy="free memory")
+    with pytest.raises(ModelError, match="m.onnx: the preparing process was killed by signal 9") as caught:
         prepare(mine, state_dir=tmp_path / "state")
+    assert caught.value.remedy == "free memory"
     assert prepared_models(mine, tmp_path / "state") == []
 
 
-def test_a_child_that_hangs_is_named(mine, tmp_path, monkeypatch):
-    def hang(command, *, timeout, **_):
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr(module.subprocess, "run", hang)
-    with pytest.raises(ModelError, match="longer than 7 s"):
-        prepare(mine, state_dir=tmp_path / "state", timeout_s=7)
+def test_a_child_that_takes_too_long_is_named(mine, tmp_path):
+    with pytest.raises(ModelError, match=r"longer than 0\.01 s"):
+        prepare(mine, state_dir=tmp_path / "state", timeout_s=0.01)
 
 
 def test_a_missing_model_is_named(child, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 
 from agent.building import worker
+from agent.building.preparing import prepare_model
 from agent.building.prepare import Job, Outcome
 from agent.building.recipe import InputTable
 from agent.errors import ModelError, missing_extra
@@ -20,7 +21,7 @@ def work(model: onnx.ModelProto | bytes, folder: Path, *, size: tuple[int, int] 
     path = folder / "model.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     target = folder / "prepared.onnx"
-    outcome = worker.work(Job(model=str(path), target=str(target), input=table, height=size[0], width=size[1]))
+    outcome = prepare_model(Job(model=str(path), target=str(target), input=table, height=size[0], width=size[1]))
     onnx.checker.check_model(str(target))
     return outcome, onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
 
@@ -132,14 +133,15 @@ def test_what_is_no_usable_model_is_refused_and_leaves_nothing(content, words, t
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"gone\.onnx"):
-        worker.work(Job(model=str(tmp_path / "gone.onnx"), target=str(tmp_path / "x"), input=TABLE, height=64, width=64))
+        prepare_model(Job(model=str(tmp_path / "gone.onnx"), target=str(tmp_path / "x"), input=TABLE, height=64, width=64))
 
 
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     import agent.building
 
-    monkeypatch.setitem(__import__("sys").modules, "agent.building.graph", None)
-    monkeypatch.delattr(agent.building, "graph", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "agent.building.preparing", None)
+    monkeypatch.delattr(agent.building, "preparing", raising=False)
+    job = Job(model=str(tmp_path / "m.onnx"), target=str(tmp_path / "x"), input=TABLE, height=64, width=64)
     with pytest.raises(ModelError) as caught:
-        work(whole(), tmp_path)
+        worker.work(job, lambda *_: None, lambda: False)
     assert caught.value.remedy == missing_extra("build")

@@ -116,7 +116,7 @@ def test_calibration_precision_and_gate_have_defaults(tmp_path):
     assert (calibration.method, calibration.percentile) == ("percentile", 99.99)
     assert recipe.precision.exclude is None
     assert (gate.agreement, gate.score_drift, gate.speedup, gate.output_difference, gate.least_boxes) == (
-        0.98, 0.05, 1.0, 0.05, 20)
+        0.98, 0.05, None, 0.05, 20)
 
 
 def test_calibration_precision_and_gate_are_read(tmp_path):

@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 
 from agent.building.prepare import Job
 from agent.building.recipe import InputTable
-from agent.building.worker import work
+from agent.building.preparing import prepare_model as work
 from agent.errors import EngineError, missing_extra
+from agent.inference.engine import infer
 from agent.inference.onnxruntime import OnnxRuntimeEngine, check_provider
 from tests.helpers import onnx_models as nets
 
@@ -60,20 +61,30 @@ def test_without_a_number_one_core_is_left_to_the_cameras(cores, threads, yolo, 
 
 def test_a_batch_gives_what_its_frames_give_alone(yolo):
     loaded = engine(yolo, max_batch=3)
-    together = loaded.infer(frames(3))[0]
+    together = infer(loaded, frames(3))[0]
     for index in range(3):
-        np.testing.assert_allclose(together[index], loaded.infer(frames(3)[index:index + 1])[0][0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(together[index], infer(loaded, frames(3)[index:index + 1])[0][0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_later_call_leaves_earlier_outputs_alone(yolo):
     loaded = engine(yolo)
-    first = loaded.infer(frames(1))[0]
+    first = infer(loaded, frames(1))[0]
     kept = first.copy()
-    second = loaded.infer(frames(1, seed=1))[0]
+    second = infer(loaded, frames(1, seed=1))[0]
     assert (second != kept).any()
     assert (first == kept).all()
     first[:] = 0
-    assert (loaded.infer(frames(1))[0] == kept).all()
+    assert (infer(loaded, frames(1))[0] == kept).all()
+
+
+def test_start_has_done_the_work_and_the_batch_is_the_callers_again(yolo):
+    loaded = engine(yolo)
+    assert loaded.spec.depth == 1
+    expected = infer(loaded, frames(1))[0]
+    batch = frames(1)
+    pending = loaded.start(batch)
+    batch[:] = 0
+    np.testing.assert_array_equal(pending()[0], expected)
 
 
 def test_a_model_for_one_picture_lowers_the_batch(tmp_path):
@@ -87,7 +98,7 @@ def test_a_model_for_one_picture_lowers_the_batch(tmp_path):
     np.zeros((1, 64, 32, 3), np.uint8)])
 def test_a_batch_against_the_contract_is_refused(batch, yolo):
     with pytest.raises(EngineError, match="takes 1 to 2 contiguous frames"):
-        engine(yolo, max_batch=2).infer(batch)
+        engine(yolo, max_batch=2).start(batch)
 
 
 @pytest.mark.parametrize("content", [

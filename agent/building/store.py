@@ -1,0 +1,289 @@
+"""The engines of this box on its disk: whole or not there, by identity, and never one that was built for another box.
+
+``<state>/engines/<recipe>/built/<base>/`` holds the engines of one identity (all but their form): ``<form>.engine``,
+``<form>.json`` (its report card with the engine's own SHA-256; written last, so it vouches for a whole file) and
+``tuned.json`` (the ladder as it was tried, and which form serves). What cannot be trusted goes to ``quarantine/`` with
+the reason beside it. Nothing here loads an engine.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from agent.atomic import fsync_dir, sha256_of, write_atomic
+from agent.building.forms import Form
+from agent.building.gate import Measured
+from agent.building.identity import Parts, differences
+from agent.building.lock import alone_in
+from agent.errors import ModelError
+
+_LOG = logging.getLogger(__name__)
+_KEPT_IN_QUARANTINE = 3
+TUNED = "tuned.json"
+_T = TypeVar("_T")
+Outcome = Literal["kept", "beaten", "lost", "failed", "not tried", "not measured"]
+
+
+class Rung(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the ladder and what became of it.
+
+    Attributes:
+        outcome: ``kept`` it serves; ``beaten`` the gate let it pass, another was better; ``lost`` the gate refused it;
+            ``failed`` it could not be made, built or run; ``not tried`` there was no need or no way to; ``not
+            measured`` it was built, but this machine cannot run it.
+        words: Why, with the figures.
+        seconds: Spent on it.
+        bytes: Size of the engine file; None = there is none.
+    """
+
+    form: Form
+    outcome: Outcome
+    words: str
+    seconds: float = 0.0
+    bytes: int | None = None
+    measured: Measured | None = None
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """The report of one tuning: what was tried on what, and what was kept."""
+
+    schema: int = 1
+    parts: Parts
+    rungs: list[Rung]
+    kept: Form | None
+    at: float
+    took_s: float
+    calibration_frames: int = 0
+    held_out_frames: int = 0
+    frames_sha256: str = ""
+    note: str = ""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine file is."""
+
+    schema: int = 1
+    parts: Parts
+    form: Form
+    sha256: str
+    bytes: int
+    max_batch: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An engine in the store that is whole and belongs to the parts it was asked for."""
+
+    path: Path
+    card: Card
+    tuning: Tuning | None
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits."""
+        return self.card.parts.identity(self.card.form)
+
+
+class Store:
+    """All built engines below ``<state>/engines``."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._root = state_dir / "engines"
+
+    def folder(self, parts: Parts) -> Path:
+        """Return where the engines of these parts are."""
+        return self._root / parts.recipe / "built" / parts.base
+
+    def tuning(self, parts: Parts) -> Tuning | None:
+        """Return the report of the tuning of exactly these parts; None = there was none, or it is damaged."""
+        found = _read(self.folder(parts) / TUNED, Tuning)
+        return found if found and found.parts == parts else None
+
+    def serving(self, parts: Parts) -> Stored | None:
+        """Return the engine that was tuned for exactly these parts and kept, its file's hash checked.
+
+        A file that is not what its card says goes to the quarantine.
+        """
+        tuning = self.tuning(parts)
+        return self.engine(parts, tuning.kept) if tuning and tuning.kept else None
+
+    def engine(self, parts: Parts, form: Form) -> Stored | None:
+        """Return the engine of these parts in this form, if it is there and whole."""
+        folder = self.folder(parts)
+        card, path = _read(folder / f"{form}.json", Card), folder / f"{form}.engine"
+        if card is None or card.parts != parts or card.form != form:
+            return None
+        try:
+            found = sha256_of(path)
+        except OSError:
+            return None
+        stored = Stored(path=path, card=card, tuning=self.tuning(parts))
+        if found != card.sha256:
+            self.quarantine(stored, f"its sha256 is {found}, its card says {card.sha256}")
+            return None
+        return stored
+
+    def foreign(self, folder: Path, parts: Parts, form: Form) -> Stored | None:
+        """Return an engine of another store's folder, if it is whole and was built for exactly these parts."""
+        card, path = _read(folder / f"{form}.json", Card), folder / f"{form}.engine"
+        if card is None or card.parts != parts or card.form != form:
+            _LOG.info("%s holds no %s engine for this device (%s)", folder, form,
+                      "; ".join(differences(card.parts, parts)) if card else "no card")
+            return None
+        try:
+            whole = sha256_of(path) == card.sha256
+        except OSError:
+            whole = False
+        if not whole:
+            _LOG.warning("%s is damaged: it is built anew", path)
+        return Stored(path=path, card=card, tuning=None) if whole else None
+
+    def put(self, parts: Parts, form: Form, built: Path, max_batch: int) -> Stored:
+        """Take the engine file ``built`` (on the same file system) into the store.
+
+        Raises:
+            ModelError: it cannot be read or stored; the store is then as it was.
+        """
+        folder = self.folder(parts)
+        path = folder / f"{form}.engine"
+        try:
+            with alone_in(folder):
+                (folder / f"{form}.json").unlink(missing_ok=True)  # it vouches for the file that goes now
+                with built.open("rb") as file:
+                    os.fsync(file.fileno())
+                card = Card(parts=parts, form=form, sha256=sha256_of(built), bytes=built.stat().st_size,
+                            max_batch=max_batch, at=time.time())
+                built.replace(path)
+                fsync_dir(folder)
+                write_atomic(folder / f"{form}.json", msgspec.json.encode(card))
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be stored: {error.strerror}", "make room on that disk: "
+                             "`vedette engines prune`") from error
+        return Stored(path=path, card=card, tuning=self.tuning(parts))
+
+    def finish(self, tuning: Tuning) -> None:
+        """Keep the report of a tuning and, where one form won, only that form's engine.
+
+        Raises:
+            ModelError: it cannot be written.
+        """
+        folder = self.folder(tuning.parts)
+        try:
+            with alone_in(folder):
+                write_atomic(folder / TUNED, msgspec.json.encode(tuning))
+                if tuning.kept:
+                    for form in Form:
+                        if form is not tuning.kept:
+                            (folder / f"{form}.json").unlink(missing_ok=True)
+                            (folder / f"{form}.engine").unlink(missing_ok=True)
+                fsync_dir(folder)
+        except OSError as error:
+            raise ModelError(f"{folder}: cannot be written: {error.strerror}", "make room on that disk: "
+                             "`vedette engines prune`") from error
+
+    def quarantine(self, stored: Stored, why: str) -> None:
+        """Set an engine aside, so that it is not loaded again; the newest few are kept to be looked at."""
+        parts = stored.card.parts
+        place = self._root / parts.recipe / "quarantine"
+        name = f"{stored.identity}-{int(time.time())}"
+        _LOG.warning("engine %s %s is set aside: %s", parts.recipe, stored.identity, why)
+        try:
+            with alone_in(place):
+                folder = self.folder(parts)
+                (folder / f"{stored.card.form}.json").unlink(missing_ok=True)
+                (folder / TUNED).unlink(missing_ok=True)
+                if stored.path.exists():
+                    stored.path.replace(place / f"{name}.engine")
+                (place / f"{name}.txt").write_text(f"{why}\n{parts.base} {stored.card.form}\n", "utf-8")
+                for old in sorted(place.glob("*.txt"), key=_mtime)[:-_KEPT_IN_QUARANTINE]:
+                    old.with_suffix(".engine").unlink(missing_ok=True)
+                    old.unlink(missing_ok=True)
+        except OSError as error:
+            raise ModelError(f"{place}: cannot be written: {error.strerror}",
+                             "check its owner and mode, and the disk's room") from error
+
+    def all(self, recipe: str | None = None) -> Iterator[Stored]:
+        """Yield every engine with a card, hash not checked, newest first."""
+        found = []
+        for path in self._root.glob(f"{recipe or '*'}/built/*/*.engine"):
+            card = _read(path.with_suffix(".json"), Card)
+            if card:
+                found.append(Stored(path=path, card=card, tuning=_read(path.with_name(TUNED), Tuning)))
+        yield from sorted(found, key=lambda stored: stored.card.at, reverse=True)
+
+    def tunings(self, recipe: str) -> list[Tuning]:
+        """Return the reports of all tunings of ``recipe``, newest first."""
+        found = (_read(path, Tuning) for path in self._root.glob(f"{recipe}/built/*/{TUNED}"))
+        return sorted((tuning for tuning in found if tuning), key=lambda tuning: tuning.at, reverse=True)
+
+    def used_bytes(self) -> int:
+        """Return what built engines, scraps and the quarantine take on the disk."""
+        places = (*self._root.glob("*/built"), *self._root.glob("*/quarantine"))
+        return sum(_size(file) for place in places for file in place.rglob("*"))
+
+    def prune(self, max_bytes: int, in_use: set[str], *, dry_run: bool = False) -> list[tuple[Path, int]]:
+        """Delete until ``max_bytes`` are used: quarantine first, then scraps, then engines, oldest first.
+
+        Args:
+            max_bytes: Of built engines, scraps and quarantine.
+            in_use: Bases (see :class:`Parts`) that are never touched.
+            dry_run: Delete nothing.
+
+        Returns:
+            What was deleted, and the bytes that gave.
+
+        Raises:
+            ModelError: something cannot be deleted.
+        """
+        gone: list[tuple[Path, int]] = []
+        free = max(self.used_bytes() - max_bytes, 0)
+        try:
+            for victim in self._victims(in_use):
+                if sum(size for _, size in gone) >= free:
+                    break
+                size = sum(_size(file) for file in victim.rglob("*")) if victim.is_dir() else _size(victim)
+                if dry_run:
+                    pass
+                elif victim.is_dir():
+                    shutil.rmtree(victim)
+                else:
+                    victim.unlink(missing_ok=True)
+                gone.append((victim, size))
+        except OSError as error:
+            raise ModelError(f"{error.filename}: cannot be deleted: {error.strerror}",
+                             "check its owner and mode") from error
+        return gone
+
+    def _victims(self, in_use: set[str]) -> Iterator[Path]:
+        yield from sorted(self._root.glob("*/quarantine/*.engine"), key=_mtime)
+        folders = [folder for folder in self._root.glob("*/built/*") if folder.is_dir() and folder.name not in in_use]
+        yield from sorted(folders, key=lambda folder: _mtime(folder / TUNED))
+
+
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0

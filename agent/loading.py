@@ -1,0 +1,76 @@
+"""From an engine file to a loaded, warmed engine, whatever runtime it is for. Imports that runtime only."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.building.forms import CPU, Form, Runtime
+from agent.inference.engine import Engine
+
+
+class EngineFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine on the disk, and what it takes to load it.
+
+    Attributes:
+        path: The plan, or the ONNX file.
+        name: The recipe's name.
+        identity: 16 hex digits.
+        model_sha256: Of the model as fetched.
+        form: What it computes in.
+        runtime: What runs it.
+        provider: ONNX Runtime's execution provider; None = CPU.
+        threads: CPU threads of one call; 0 = all cores but one.
+        max_batch: Most frames in one call.
+    """
+
+    path: str
+    name: str
+    identity: str
+    model_sha256: str
+    form: Form
+    runtime: Runtime
+    provider: str | None = None
+    threads: int = 0
+    max_batch: int = 1
+
+
+def load_engine(file: EngineFile) -> Engine:
+    """Load and warm it.
+
+    Raises:
+        EngineError: it cannot be loaded, is not what was asked for, or its first run fails.
+    """
+    path = Path(file.path)
+    if file.runtime != "onnxruntime":
+        from agent.inference.tensorrt import TensorRtEngine  # noqa: PLC0415 -- needs TensorRT
+
+        plan = TensorRtEngine(
+            path, runtime=file.runtime, name=file.name, identity=file.identity, form=str(file.form),
+            model_sha256=file.model_sha256, max_batch=file.max_batch, device=_device())
+        plan.warm_up()
+        return plan
+    if file.provider == "CUDAExecutionProvider":
+        from agent.inference.ort_cuda import OrtCudaEngine  # noqa: PLC0415 -- needs pycuda
+
+        cuda = OrtCudaEngine(
+            path, name=file.name, identity=file.identity, model_sha256=file.model_sha256,
+            precision=str(file.form), max_batch=file.max_batch, device=_device())
+        cuda.warm_up()
+        return cuda
+    from agent.inference.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 -- see above
+
+    loaded = OnnxRuntimeEngine(
+        path, name=file.name, identity=file.identity, model_sha256=file.model_sha256, threads=file.threads,
+        provider=file.provider or CPU, max_batch=file.max_batch, precision=str(file.form))
+    loaded.warm_up()
+    return loaded
+
+
+@cache
+def _device() -> Any:
+    """Return the GPU; one for the process, for its context is the process's."""
+    from agent.inference.device import CudaDevice  # noqa: PLC0415 -- needs pycuda
+
+    return CudaDevice()

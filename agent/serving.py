@@ -1,0 +1,210 @@
+"""Which engine serves: the one tuned on this box if it is there, else a quick one until a tuned one is built.
+
+An engine is loaded only if it was built for exactly this platform and let pass by the gate. A stored one that cannot be
+loaded goes to the quarantine, and the next lower tier serves. Tuning goes on beside the loop, in child processes; what
+wins takes over between two batches, if there is room for both for a moment, else at the next start.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import assembly, machine
+from agent.building.child import Report
+from agent.building.forms import Form
+from agent.building.prepare import prepare
+from agent.building.recipe import Recipe
+from agent.building.store import Store, Stored
+from agent.config import Config
+from agent.errors import EngineError, ModelError
+from agent.inference.engine import Engine
+from agent.loading import load_engine
+from agent.pipeline import Model
+from agent.plan import Plan, plan_for
+from agent.tuning import Tuner
+
+_LOG = logging.getLogger(__name__)
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_LEFT_FREE = 64 << 20  # bytes that must stay available when two engines are loaded for a moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Served:
+    """An engine that serves.
+
+    Attributes:
+        model: Loaded, warmed, with its head.
+        tier: ``tuned`` the ladder's winner; ``quick`` built in a hurry; ``prepared`` the FP32 model as it is.
+        stored: Where it came from; None = the prepared model.
+        checked: What the gate, or the preparation, found, in words.
+    """
+
+    model: Model
+    tier: str
+    stored: Stored | None
+    checked: str
+
+
+class Serving:
+    """Finds the first engine, and a better one.
+
+    Args:
+        config: The whole configuration.
+        recipe: The configured one.
+        state_dir: Where models, frames and engines are.
+        say: Told in words what is being done.
+        cancel: Set it and what is under way is given up.
+    """
+
+    def __init__(self, config: Config, recipe: Recipe, state_dir: Path, say: Callable[[str], None],
+                 cancel: threading.Event) -> None:
+        self._config = config
+        self._recipe = recipe
+        self._state_dir = state_dir
+        self._say = say
+        self._cancel = cancel
+        self._store = Store(state_dir)
+        self._plan: Plan | None = None
+        self.served: Served | None = None
+        self.tuning = ""
+        """How far tuning is, in words; empty when none is going on or wanted."""
+        self.failed = ""
+        """Why the box runs a lower tier than it should, in words; empty when it does not."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Canvas (height, width), pixels."""
+        wanted = self._config.engine.size
+        return (wanted[0], wanted[1]) if wanted else self._recipe.input.size
+
+    def first(self) -> Served:
+        """Return the best engine that can serve now; may fetch a model and build a quick engine.
+
+        Raises:
+            AgentError: there is none, and why.
+        """
+        prepared = prepare(self._recipe, size=self.size, state_dir=self._state_dir, stage=self._say)
+        self._plan = plan = plan_for(self._config, self._recipe, prepared)
+        if why := plan.cannot_run:
+            raise EngineError(f"[engine] runtime = {plan.runtime!r} cannot run: {why}",
+                              '`vedette doctor` says more; `runtime = "onnxruntime"` runs on any CPU')
+        self.served = self._from_store(plan, "tuned") or self._lower_tier(plan)
+        return self.served
+
+    def improve(self, swap: Callable[[Served], threading.Event]) -> None:
+        """Tune if that is wanted, and hand the winner to ``swap``; failures are told, and end nothing."""
+        plan, served = self._plan, self.served
+        if plan is None or served is None or not self._wanted(plan, served):
+            return
+        self.tuning = "waits for its turn"
+        try:
+            tuning = Tuner(plan=plan, state_dir=self._state_dir, report=self._heard(), cancel=self._cancel).run()
+            if tuning.kept is None:
+                self.failed = "tuning found no engine that may serve: " + "; ".join(
+                    f"{rung.form} {rung.words}" for rung in tuning.rungs if rung.outcome in {"lost", "failed"})
+                return
+            self._take_over(plan, swap)
+        except (EngineError, ModelError) as error:
+            if not self._cancel.is_set():
+                self.failed = f"tuning failed: {error.what}"
+                _LOG.warning("%s; the %s engine goes on serving", self.failed, served.tier)
+        finally:
+            self.tuning = ""
+
+    def distrust(self, why: str) -> None:
+        """Set the serving engine aside, so that the next start does not load it again."""
+        if self.served and self.served.stored:
+            self._store.quarantine(self.served.stored, why)
+
+    def _from_store(self, plan: Plan, tier: str) -> Served | None:
+        """Return the stored engine of exactly this plan, loaded; a faulty one is set aside."""
+        stored = self._store.serving(plan.parts)
+        if stored is None:
+            return None
+        try:
+            engine = load_engine(plan.file(stored.path, stored.card.form, stored.card.max_batch))
+        except EngineError as error:
+            self._store.quarantine(stored, error.what)
+            return None
+        rung = next((rung for rung in stored.tuning.rungs if rung.form is stored.card.form), None) if (
+            stored.tuning) else None
+        return self._with_head(engine, tier, stored, rung.words if rung else "")
+
+    def _lower_tier(self, plan: Plan) -> Served:
+        if plan.on_cpu:
+            prepared = plan.prepared
+            engine = load_engine(plan.file(prepared.path, Form.FP32))
+            return self._with_head(engine, "prepared", None,
+                                   f"outputs within {prepared.max_difference:.1e} of the original's range")
+        quick = plan.quick()
+        if found := self._from_store(quick, "quick"):
+            return found
+        self._say(f"building a quick engine for {self._recipe.name}")
+        tuning = Tuner(plan=quick, state_dir=self._state_dir, cancel=self._cancel).run(quick.quick_forms)
+        if found := self._from_store(quick, "quick"):
+            return found
+        raise EngineError(f"no engine for {self._recipe.name} may serve: " + "; ".join(
+            f"{rung.form} {rung.outcome}: {rung.words}" for rung in tuning.rungs),
+            "`vedette engines show` and `vedette doctor` say more")
+
+    def _with_head(self, engine: Engine, tier: str, stored: Stored | None, checked: str) -> Served:
+        try:
+            model = assembly.model(self._config, self._recipe, engine)
+        except ModelError:
+            engine.close()
+            raise
+        return Served(model=model, tier=tier, stored=stored, checked=checked)
+
+    def _wanted(self, plan: Plan, served: Served) -> bool:
+        """Tell whether to tune now."""
+        if served.tier == "tuned" or self._config.engine.tune == "off":
+            return False
+        if before := self._store.tuning(plan.parts):
+            self.failed = "" if before.kept else "tuned before, and none could be kept: `vedette engines show` says why"
+            return bool(before.kept)
+        outdated = self._store.tunings(plan.recipe.name)
+        if outdated and served.tier == "prepared":
+            _LOG.info("the engine tuned before does not fit any more, it is built anew")
+        return bool(self._config.engine.tune == "background" or served.tier == "quick" or outdated)
+
+    def _take_over(self, plan: Plan, swap: Callable[[Served], threading.Event]) -> None:
+        stored = self._store.serving(plan.parts)
+        if stored is None:
+            self.failed = "the tuned engine is gone from the disk"
+            return
+        if why := self._no_room(stored):
+            self.failed = f"a tuned engine ({stored.card.form}) is there, but {why}: it takes over at the next start"
+            _LOG.warning(self.failed)
+            return
+        better = self._from_store(plan, "tuned")
+        if better:
+            swap(better)
+            self.served = better
+            self.failed = ""
+            _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
+
+    def _no_room(self, stored: Stored) -> str:
+        """Return why two engines cannot be loaded at once; empty when they can."""
+        figures = [rung.measured for rung in (stored.tuning.rungs if stored.tuning else [])
+                   if rung.form is stored.card.form and rung.measured]
+        need = sum(figure.resident_bytes or 0 for figure in figures)
+        free, budget = machine.memory(), self._config.budget.memory
+        if free and free.available < need + _LEFT_FREE:
+            return (f"loading it beside the one that serves takes {need / 1e6:.0f} MB, {free.available / 1e6:.0f} MB "
+                    "are free")
+        if budget and _resident() + need > budget:
+            return (f"with it beside the one that serves the agent would take {(_resident() + need) / 1e6:.0f} MB, the "
+                    f"budget is {budget / 1e6:.0f} MB")
+        return ""
+
+    def _heard(self) -> Report:
+        def heard(phase: str, done: int, total: int | None) -> None:
+            self.tuning = phase + (f" {done} of {total}" if total else "")
+        return heard
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES

@@ -1,0 +1,186 @@
+"""Measure an engine: the child process that runs it beside the reference: ``python -m agent.trial``.
+
+A plan that crashes its runtime, or a driver that does, takes only this process along. The reference is the prepared
+FP32 model on ONNX Runtime's CPU provider; how fast an engine is, is measured in turns with the float engine it has to
+beat, so that a busy machine is busy for both.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.building.agreement import agree, output_difference
+from agent.building.child import Cancelled, Report, answer_one
+from agent.building.forms import CPU, Form
+from agent.building.gate import Measured, Speed
+from agent.building.recipe_tables import HeadTable
+from agent.errors import EngineError, ModelError
+from agent.inference.engine import Engine, Outputs, infer
+from agent.inference.heads import Head, HeadConfig, make_head
+from agent.loading import EngineFile, load_engine
+from agent.records import Detections, Placement
+
+_RAW_FRAMES = 16  # raw outputs are compared on so many frames; boxes on all
+_FIRST_CALLS = 5  # not counted
+_LONGEST_S = 20.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
+    """What is to be measured.
+
+    Attributes:
+        candidate: The engine.
+        reference: The prepared FP32 model.
+        baseline: The float engine to be beaten; None = only the answers are compared, and the time taken is noted.
+        head: The recipe's.
+        classes: How many there are.
+        score_drift: See :func:`agent.building.agreement.agree`.
+        frames: ``.npy`` file (n, height, width, 3) uint8 BGR.
+        frames_kind: ``held-out`` or ``synthetic``.
+        runs: Timed calls of each engine, fewer when they take longer than 20 s together.
+    """
+
+    candidate: EngineFile
+    reference: str
+    baseline: EngineFile | None
+    head: HeadTable
+    classes: int
+    score_drift: float
+    frames: str
+    frames_kind: str
+    runs: int = 200
+
+
+class Trialled(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+    """The answer."""
+
+    measured: Measured
+
+
+def work(job: TrialJob, report: Report, cancelled: Cancelled) -> Trialled:
+    """Measure.
+
+    Raises:
+        ModelError: an engine cannot be loaded or run, or no head fits it.
+    """
+    try:
+        return Trialled(measured=_measure(job, report, cancelled))
+    except EngineError as error:
+        raise ModelError(error.what, error.remedy) from error
+
+
+def _measure(job: TrialJob, report: Report, cancelled: Cancelled) -> Measured:
+    before = _resident()
+    candidate = load_engine(job.candidate)
+    resident = _resident() - before
+    frames: NDArray[np.uint8] = np.load(job.frames)
+    compared = _Compared(job, candidate)
+    for number, frame in enumerate(frames):
+        report("compare", number, len(frames))
+        if cancelled():
+            raise ModelError("cancelled", "")
+        compared.look(frame, raw=number < _RAW_FRAMES)
+    compared.look_together(frames)
+    compared.reference.close()
+    baseline = load_engine(job.baseline) if job.baseline else None
+    speeds = _race([candidate, *([baseline] if baseline else [])], frames, job.runs, report, cancelled)
+    on_device = getattr(candidate, "device_bytes", None)
+    measured = Measured(
+        agreement=agree(compared.expected, compared.found, threshold=job.head.score, score_drift=job.score_drift,
+                        output_difference=compared.difference()),
+        speed=speeds[0], baseline=speeds[1] if baseline else None,
+        baseline_form=Form(job.baseline.form) if job.baseline else None, device_bytes=on_device,
+        resident_bytes=max(resident, 0), frames_kind="held-out" if job.frames_kind == "held-out" else "synthetic")
+    for engine in (candidate, baseline):
+        if engine:
+            engine.close()
+    return measured
+
+
+class _Compared:
+    """Both sides' boxes of every frame, decoded a little below the recipe's score, and how far raw outputs differ."""
+
+    def __init__(self, job: TrialJob, candidate: Engine) -> None:
+        self.candidate = candidate
+        self.reference = load_engine(msgspec.structs.replace(
+            job.candidate, path=job.reference, form=Form.FP32, runtime="onnxruntime", provider=CPU, threads=0,
+            max_batch=1))
+        low = max(job.head.score - job.score_drift, 1e-3)
+        config = HeadConfig(kind=job.head.kind, classes=job.classes, score=low, iou=job.head.iou,
+                            landmarks=job.head.landmarks)
+        self._heads: tuple[Head, Head] = (make_head(config, self.reference.spec), make_head(config, candidate.spec))
+        self.expected: list[Detections] = []
+        self.found: list[Detections] = []
+        self.in_batch = 0.0
+        self._raw: tuple[list[Outputs], list[Outputs]] = ([], [])
+
+    def look(self, frame: NDArray[np.uint8], *, raw: bool) -> None:
+        place = [Placement(scale=1.0, left=0, top=0, width=frame.shape[1], height=frame.shape[0])]
+        expected, found = (infer(engine, frame[None]) for engine in (self.reference, self.candidate))
+        if raw:
+            self._raw[0].append(expected)
+            self._raw[1].append(found)
+        self.expected += self._heads[0](expected, place)
+        self.found += self._heads[1](found, place)
+
+    def look_together(self, frames: NDArray[np.uint8]) -> None:
+        """Compare a full batch with the same frames one by one: profiles and bindings are wrong there first."""
+        most = min(self.candidate.spec.max_batch, len(frames), _RAW_FRAMES)
+        if most >= 2:
+            together = infer(self.candidate, np.ascontiguousarray(frames[:most]))
+            self.in_batch = output_difference(_joined(self._raw[1][:most]), together)
+
+    def difference(self) -> float:
+        """Return how far raw outputs differ from the reference's, or a batch's from those of its frames alone."""
+        return max(output_difference(*map(_joined, self._raw)), self.in_batch)
+
+
+def _joined(outputs: list[Outputs]) -> Outputs:
+    """Return the outputs of several frames as if of one batch; as they are where their shapes differ."""
+    alike = all(len({one[index].shape[1:] for one in outputs}) == 1 for index in range(len(outputs[0])))
+    return [np.concatenate([one[index] for one in outputs]) for index in range(len(outputs[0]))] if alike else [
+        each for one in outputs for each in one]
+
+
+def _race(engines: list[Engine], frames: NDArray[np.uint8], runs: int, report: Report, cancelled: Cancelled
+          ) -> list[Speed]:
+    """Time calls of one frame, the engines taking turns, each as often first as the others."""
+    took: list[list[float]] = [[] for _ in engines]
+    began = time.monotonic()
+    for turn in range(-_FIRST_CALLS, runs):
+        if turn % 20 == 0:
+            report("time", max(turn, 0), runs)
+            if cancelled():
+                raise ModelError("cancelled", "")
+        frame = frames[turn % len(frames)][None]
+        for index in sorted(range(len(engines)), reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            infer(engines[index], frame)
+            if turn >= 0:
+                took[index].append((time.perf_counter() - start) * 1e3)
+        if turn >= 20 and time.monotonic() - began > _LONGEST_S:
+            break
+    return [_speed(times) for times in took]
+
+
+def _speed(times_ms: list[float]) -> Speed:
+    p50, p99 = (float(np.percentile(times_ms, share)) for share in (50, 99))
+    return Speed(runs=len(times_ms), p50_ms=p50, p99_ms=p99, mean_ms=float(np.mean(times_ms)))
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
+
+
+def main() -> None:
+    """Be the child."""
+    answer_one(TrialJob, work)
+
+
+if __name__ == "__main__":
+    main()
