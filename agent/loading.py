@@ -1,5 +1,6 @@
 """From an engine file to a loaded, warmed engine, whatever runtime it is for. Imports that runtime only."""
 
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,11 @@ from typing import Any
 import msgspec
 
 from agent.building.forms import CPU, Form, Runtime
+from agent.errors import EngineError
 from agent.inference.engine import Engine
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 300  # characters of a runtime's own words
 
 
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,13 +57,7 @@ def load_engine(file: EngineFile) -> Engine:
         plan.warm_up()
         return plan
     if file.provider == "CUDAExecutionProvider":
-        from agent.inference.ort_cuda import OrtCudaEngine  # noqa: PLC0415 -- needs pycuda
-
-        cuda = OrtCudaEngine(
-            path, name=file.name, identity=file.identity, model_sha256=file.model_sha256,
-            precision=str(file.form), max_batch=file.max_batch, device=_device())
-        cuda.warm_up()
-        return cuda
+        return _on_cuda(file)
     from agent.inference.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 -- see above
 
     loaded = OnnxRuntimeEngine(
@@ -66,6 +65,31 @@ def load_engine(file: EngineFile) -> Engine:
         provider=file.provider or CPU, max_batch=file.max_batch, precision=str(file.form))
     loaded.warm_up()
     return loaded
+
+
+def _on_cuda(file: EngineFile) -> Engine:
+    """Load with biases fused into the convolutions; without, where cuDNN cannot run the model so.
+
+    cuDNN 9.19 under ONNX Runtime 1.31 refuses CenterFace's transposed convolutions with a fused bias.
+    """
+    from agent.inference.ort_cuda import OrtCudaEngine  # noqa: PLC0415 -- needs pycuda
+
+    def load(options: dict[str, str]) -> Engine:
+        engine = OrtCudaEngine(
+            Path(file.path), name=file.name, identity=file.identity, model_sha256=file.model_sha256,
+            precision=str(file.form), max_batch=file.max_batch, device=_device(), options=options)
+        try:
+            engine.warm_up()
+        except EngineError:
+            engine.close()
+            raise
+        return engine
+
+    try:
+        return load({})
+    except EngineError as error:
+        _LOG.info("%s: once more without fused biases: %s", file.name, error.what[:_SHOWN])
+        return load({"fuse_conv_bias": "0"})
 
 
 @cache

@@ -16,6 +16,7 @@ from agent.building.recipe import Recipe
 from agent.config import Config
 from agent.errors import EngineError
 from agent.fingerprint import platform
+from agent.inference.onnxruntime import check_provider
 from agent.loading import EngineFile
 
 QUICK = 0
@@ -127,8 +128,10 @@ def plan_for(config: Config, recipe: Recipe, prepared: Prepared) -> Plan:
     """Return the plan that the configuration asks for, on this machine.
 
     Raises:
-        EngineError: the runtime is not installed.
+        EngineError: the runtime is not installed, or has not the provider.
     """
+    if config.engine.runtime == "onnxruntime" and config.engine.provider:
+        check_provider(config.engine.provider)
     engine, build = config.engine, config.build
     memory = machine.memory()
     return Plan(

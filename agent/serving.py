@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from agent import assembly, machine
 from agent.building.child import Report
 from agent.building.forms import Form
@@ -117,7 +119,10 @@ class Serving:
     def distrust(self, why: str) -> None:
         """Set the serving engine aside, so that the next start does not load it again."""
         if self.served and self.served.stored:
-            self._store.quarantine(self.served.stored, why)
+            try:
+                self._store.quarantine(self.served.stored, why)
+            except ModelError as error:  # the events of this run are still to be saved
+                _LOG.error("%s", error)
 
     def _from_store(self, plan: Plan, tier: str) -> Served | None:
         """Return the stored engine of exactly this plan, loaded; a faulty one is set aside."""
@@ -136,7 +141,8 @@ class Serving:
     def _lower_tier(self, plan: Plan) -> Served:
         if plan.on_cpu:
             prepared = plan.prepared
-            engine = load_engine(plan.file(prepared.path, Form.FP32))
+            engine = load_engine(msgspec.structs.replace(plan.file(prepared.path, Form.FP32),
+                                                         identity=prepared.identity))
             return self._with_head(engine, "prepared", None,
                                    f"outputs within {prepared.max_difference:.1e} of the original's range")
         quick = plan.quick()
@@ -180,11 +186,13 @@ class Serving:
             _LOG.warning(self.failed)
             return
         better = self._from_store(plan, "tuned")
-        if better:
-            swap(better)
-            self.served = better
-            self.failed = ""
-            _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
+        if better is None:
+            self.failed = f"the tuned engine ({stored.card.form}) cannot be loaded and is set aside"
+            return
+        swap(better)
+        self.served = better
+        self.failed = ""
+        _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
 
     def _no_room(self, stored: Stored) -> str:
         """Return why two engines cannot be loaded at once; empty when they can."""

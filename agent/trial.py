@@ -21,6 +21,7 @@ from agent.building.recipe_tables import HeadTable
 from agent.errors import EngineError, ModelError
 from agent.inference.engine import Engine, Outputs, infer
 from agent.inference.heads import Head, HeadConfig, make_head
+from agent.inference.heads.best import OUTPUT as BEST
 from agent.loading import EngineFile, load_engine
 from agent.records import Detections, Placement
 
@@ -123,10 +124,18 @@ class _Compared:
         place = [Placement(scale=1.0, left=0, top=0, width=frame.shape[1], height=frame.shape[0])]
         expected, found = (infer(engine, frame[None]) for engine in (self.reference, self.candidate))
         if raw:
-            self._raw[0].append(expected)
+            self._raw[0].append(self._like_candidate(expected))
             self._raw[1].append(found)
         self.expected += self._heads[0](expected, place)
         self.found += self._heads[1](found, place)
+
+    def _like_candidate(self, expected: Outputs) -> Outputs:
+        """Return the reference's outputs in the candidate's layout: on a GPU the best class is chosen by the graph."""
+        if [output.name for output in self.candidate.spec.outputs] != [BEST]:
+            return expected
+        scores = expected[0][:, 4:]
+        return [np.concatenate([expected[0][:, :4], scores.max(1, keepdims=True),
+                                scores.argmax(1)[:, None].astype(np.float32)], axis=1)]
 
     def look_together(self, frames: NDArray[np.uint8]) -> None:
         """Compare a full batch with the same frames one by one: profiles and bindings are wrong there first."""

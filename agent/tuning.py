@@ -24,7 +24,7 @@ from agent.building.forms import Form, ladder
 from agent.building.gate import Measured, Speed, judge
 from agent.building.identity import timing_key
 from agent.building.jobs import BuildJob, Converted, ConvertJob, QuantiseSettings
-from agent.building.lock import alone_in
+from agent.building.lock import alone_in, taken
 from agent.building.store import Rung, Store, Stored, Tuning
 from agent.building.tensorrt_builder import BuildSettings, Built
 from agent.errors import ModelError
@@ -34,6 +34,9 @@ from agent.trial import TrialJob, Trialled
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T", bound=msgspec.Struct)
+_LOOK_AGAIN_S = 0.25
+
+
 @dataclass(slots=True, kw_only=True)
 class _Frames:
     """Files with frames, and what they are."""
@@ -75,15 +78,24 @@ class Tuner:
     def run(self, forms: tuple[Form, ...] | None = None) -> Tuning:
         """Tune; return the report, which is in the store then, with the engine that was kept.
 
+        Where not one engine came as far as the gate, and one that was kept before is there, the store stays as it is.
+
         Args:
             forms: Only these, best first; None = the runtime's ladder.
 
         Raises:
-            ModelError: cancelled, or the disk is full; what was stored before stays.
+            ModelError: cancelled, or the disk is full or cannot be written; what was stored before stays.
         """
+        try:
+            return self._run(forms or ladder(self.plan.runtime, self.plan.provider, self.plan.precision))
+        except OSError as error:  # the loop goes on beside us: a full disk must not end it
+            why = error.strerror or f"the disk seems to be full ({error})"  # numpy's errors bear no number
+            raise ModelError(f"{error.filename or self.state_dir}: {why}",
+                             "make room on that disk (`vedette engines prune`), or see its owner and mode") from error
+
+    def _run(self, forms: tuple[Form, ...]) -> Tuning:
         began = time.monotonic()
         plan, store = self.plan, Store(self.state_dir)
-        forms = forms or ladder(plan.runtime, plan.provider, plan.precision)
         with self._work_folder(store) as work:
             frames = self._frames(work)
             files = self._convert(work, forms, frames)
@@ -99,13 +111,19 @@ class Tuner:
                 kept=winner.card.form if winner else None, at=time.time(), took_s=time.monotonic() - began,
                 calibration_frames=frames.calibrating, held_out_frames=frames.judging, frames_sha256=frames.sha256,
                 note=frames.note)
-            store.finish(tuning)
+            judged = tuning.kept or any(rung.outcome == "lost" for rung in tuning.rungs)
+            if judged or store.serving(plan.parts) is None:  # a run in which all failed takes nothing away
+                store.finish(tuning)
         return tuning
 
     @contextmanager
     def _work_folder(self, store: Store) -> Iterator[Path]:
         """Yield a scratch folder on the store's file system; scraps of a killed run go first."""
         folder = store.folder(self.plan.parts)
+        while taken(folder.parent):  # by another process that tunes this recipe; it may take an hour
+            self.report("waits for another build", 0, None)
+            if self.cancel.wait(_LOOK_AGAIN_S):
+                raise ModelError("cancelled", "")
         with alone_in(folder.parent):
             folder.mkdir(exist_ok=True)
             for scrap in folder.parent.glob(".work-*"):
@@ -144,7 +162,8 @@ class Tuner:
             settings=QuantiseSettings(method=table.method, percentile=table.percentile,
                                       exclude=plan.recipe.precision.exclude, flavour=flavour),
             tensorrt=tuple(int(part) for part in version.split(".") if part.isdecimal()) if plan.on_tensorrt else None,
-            rtx=plan.runtime == "tensorrt_rtx")
+            rtx=plan.runtime == "tensorrt_rtx", head=plan.recipe.head.kind,
+            classes=0 if plan.on_cpu else len(plan.recipe.classes))
         answer = self._child("agent.building.worker", job, Converted)
         if isinstance(answer, str):
             answer = Converted(files={}, failures=dict.fromkeys(forms, answer))
@@ -181,8 +200,9 @@ class Tuner:
         if measured.baseline and baseline:
             self._in_turns[baseline.card.form] = measured.baseline
         verdict = judge(form, measured, self.plan.tolerance)
-        self._note(Rung(form=form, outcome="kept" if verdict.kept else "lost", words=verdict.words.removeprefix("kept: ").removeprefix("refused: "), measured=measured,
-                        seconds=time.monotonic() - began, bytes=size))
+        self._note(Rung(form=form, outcome="kept" if verdict.kept else "lost", measured=measured, bytes=size,
+                        words=verdict.words.removeprefix("kept: ").removeprefix("refused: "),
+                        seconds=time.monotonic() - began))
         return Store(self.state_dir).put(self.plan.parts, form, path, max_batch) if verdict.kept else None
 
     def _build(self, form: Form, source: Path, work: Path) -> tuple[Path, int] | str:
@@ -192,7 +212,8 @@ class Tuner:
         plan, target = self.plan, work / f"{form}.engine"
         settings = None if plan.runtime == "onnxruntime" else BuildSettings(
             runtime=plan.runtime, max_batch=plan.batch, workspace=plan.workspace, level=plan.level,
-            timing_cache=str(self._timing_cache()))
+            # TensorRT-RTX times nothing while it builds, and cannot read its own cache without a GPU.
+            timing_cache=str(self._timing_cache()) if plan.runtime == "tensorrt" else None)
         job = BuildJob(onnx=str(source), target=str(target), tensorrt=settings, provider=plan.provider,
                        threads=plan.threads)
         answer = self._child("agent.building.worker", job, Built, phase=f"build {form}")

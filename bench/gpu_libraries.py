@@ -1,4 +1,4 @@
-"""Let ONNX Runtime's CUDA provider find CUDA and cuDNN where they came as Python packages, without importing PyTorch."""
+"""Let ONNX Runtime's CUDA provider find CUDA and cuDNN where they came as Python packages, without PyTorch."""
 
 import ctypes
 import importlib.util

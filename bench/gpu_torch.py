@@ -1,8 +1,8 @@
 """The bench's network in PyTorch, for comparison: eager in FP32 and FP16, and FP16 replayed as a CUDA graph.
 
-A program of its own (``python -m bench.gpu_torch FORM BATCH SECONDS FOLDER``), so that its memory is its own. PyTorch is
-treated well: weights fused, cuDNN's search on, activations in place, TF32 allowed for convolutions, inputs already on
-the GPU, and of the graph both memory layouts are measured.
+A program of its own (``python -m bench.gpu_torch FORM BATCH SECONDS FOLDER``), so that its memory is its own. PyTorch
+is treated well: weights fused, cuDNN's search on, activations in place, TF32 allowed for convolutions, inputs already
+on the GPU, and of the graph both memory layouts are measured.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.gpu import matched
 from bench.network import BINS, CLASSES, Network, channels, yolov8n
 
 
@@ -24,8 +25,12 @@ def module(network: Network) -> Any:
     from torch.nn import functional
 
     widths = channels(network)
+    others = {
+        "concat": lambda x: torch.cat(x, 1), "add": lambda x: x[0] + x[1],
+        "pool": lambda x: functional.max_pool2d(x[0], 5, 1, 2),
+        "up": lambda x: functional.interpolate(x[0], scale_factor=2, mode="nearest")}
 
-    class Yolo(nn.Module):
+    class Yolo(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.convs = nn.ModuleDict()
@@ -43,28 +48,21 @@ def module(network: Network) -> Any:
             self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32).reshape(1, BINS, 1, 1))
             self.channels_last = False
 
+        def step(self, index: int, x: list[Any]) -> Any:
+            kind, inputs, act = self.steps[index]
+            if kind == "conv":
+                y = self.convs[str(index)](x[0])
+                return functional.silu(y, inplace=True) if act else y
+            if kind in others:
+                return others[kind](x)
+            half = widths[inputs[0]] // 2
+            return x[0][:, :half] if kind == "first" else x[0][:, half:]
+
         def forward(self, frames: Any) -> Any:
-            values: list[Any] = []
-            for index, (kind, inputs, act) in enumerate(self.steps):
-                if kind == "conv":
-                    y = self.convs[str(index)](values[inputs[0]])
-                    y = functional.silu(y, inplace=True) if act else y
-                elif kind == "frames":
-                    y = frames.permute(0, 3, 1, 2).to(self.bins.dtype)
-                    y = y if self.channels_last else y.contiguous()
-                elif kind == "first":
-                    y = values[inputs[0]][:, :widths[inputs[0]] // 2]
-                elif kind == "second":
-                    y = values[inputs[0]][:, widths[inputs[0]] // 2:]
-                elif kind == "concat":
-                    y = torch.cat([values[at] for at in inputs], 1)
-                elif kind == "add":
-                    y = values[inputs[0]] + values[inputs[1]]
-                elif kind == "pool":
-                    y = functional.max_pool2d(values[inputs[0]], 5, 1, 2)
-                else:
-                    y = functional.interpolate(values[inputs[0]], scale_factor=2, mode="nearest")
-                values.append(y)
+            picture = frames.permute(0, 3, 1, 2).to(self.bins.dtype)
+            values = [picture if self.channels_last else picture.contiguous()]
+            for index in range(1, len(self.steps)):
+                values.append(self.step(index, [values[at] for at in self.steps[index][1]]))
             count = len(frames)
             raw = torch.cat([torch.cat((values[b], values[c]), 1).reshape(count, 4 * BINS + CLASSES, -1)
                              for b, c, _ in network.heads], 2)
@@ -129,7 +127,7 @@ def measure(form: str, batch: int, seconds: float, folder: Path) -> dict[str, fl
     free, total = torch.cuda.mem_get_info()
     score = np.abs(found[:, 4:8] - held["outputs"][:batch, 4:8])
     return result | {"score_most": float(np.quantile(score, 0.999)), "score_mean": float(score.mean()),
-                     "device_mb": (total - free) / 1e6}
+                     "matched": matched(held["outputs"][:batch], found), "device_mb": (total - free) / 1e6}
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class _Writer:
 
 @cache
 def yolov8n(size: int = 640) -> Network:
-    """Return the list; the class bias is such that about 100 candidates of a noise picture pass a score of 0.25."""
+    """Return the list; the class bias is such that about 100 candidates of a scene pass a score of 0.25."""
     w = _Writer(size)
     x = w.add("frames", channels=3)
     x = w.c2f(w.conv(w.conv(x, 16, 3, 2), 32, 3, 2), 32, 1, True)
@@ -122,6 +122,18 @@ def picture(size: int, count: int = 1, seed: int = 0) -> NDArray[np.uint8]:
     wide = coarse.repeat(32, 1).repeat(32, 2)
     noise = rng.normal(0, 12, wide.shape)
     return np.clip(wide + noise, 0, 255).astype(np.uint8)
+
+
+def scene(size: int, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return ``count`` frames of one scene at rest (count, size, size, 3) uint8: each has noise of its own.
+
+    Nothing moves: random weights see another world in each shifted picture, with 50 or 2000 candidates.
+    """
+    wide = picture(size, 1, seed)[0].astype(np.int16)
+    rng = np.random.default_rng(seed + 1)
+    clipped: NDArray[np.uint8] = np.clip(
+        np.stack([wide + rng.integers(-1, 2, wide.shape) for _ in range(count)]), 0, 255).astype(np.uint8)
+    return clipped
 
 
 def _normalise(network: Network) -> None:
@@ -184,7 +196,7 @@ def _set_class_bias(network: Network) -> None:
         bias = network.layers[classes].bias
         assert bias is not None
         bias += never
-    scores = on_cpu(to_onnx(network), picture(network.size))[0, 4:4 + FOUND].astype(np.float64)
+    scores = on_cpu(to_onnx(network), scene(network.size, 1))[0, 4:4 + FOUND].astype(np.float64)
     logits = np.log(scores / (1 - scores)).max(axis=0)
     for _, classes, _ in network.heads:
         bias = network.layers[classes].bias
@@ -192,69 +204,79 @@ def _set_class_bias(network: Network) -> None:
         bias[:FOUND] += np.float32(np.log(0.25 / 0.75) - np.sort(logits)[-100])
 
 
+class _Graph:
+    """ONNX nodes in the making."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.held: list[Any] = []
+
+    def const(self, value: Any) -> str:
+        from onnx import numpy_helper
+
+        self.held.append(numpy_helper.from_array(np.ascontiguousarray(value), f"c{len(self.held)}"))
+        return str(self.held[-1].name)
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        name = f"n{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=f"node{name}", **attributes))
+        return name
+
+    def part(self, x: str, begin: int, end: int) -> str:
+        return self.op("Slice", x, *(self.const(np.array([value])) for value in (begin, end, 1)))
+
+    def layer(self, layer: Layer, x: list[str], width: int) -> str:
+        """Add one layer of the list; ``width`` is its own number of channels."""
+        if layer.weight is not None:
+            kernel = layer.weight.shape[2]
+            y = self.op("Conv", x[0], self.const(layer.weight), self.const(layer.bias), strides=[layer.stride] * 2,
+                        pads=[kernel // 2] * 4, kernel_shape=[kernel] * 2)
+            return self.op("Mul", y, self.op("Sigmoid", y)) if layer.act else y
+        if layer.kind in {"first", "second"}:
+            return self.part(x[0], *((0, width) if layer.kind == "first" else (width, 2 * width)))
+        if layer.kind == "pool":
+            return self.op("MaxPool", x[0], kernel_shape=[5, 5], pads=[2] * 4, strides=[1, 1])
+        if layer.kind == "up":
+            return self.op("Resize", x[0], "", self.const(np.array([1, 1, 2, 2], np.float32)), mode="nearest",
+                           coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        return self.op("Concat", *x, axis=1) if layer.kind == "concat" else self.op("Add", *x)
+
+    def decoded(self, network: Network, values: list[str]) -> None:
+        """Add what makes ``output0`` of the heads' raw values."""
+        flat = [self.op("Concat", self.op("Reshape", values[b], self.const(np.array([0, 4 * BINS, -1]))),
+                        self.op("Reshape", values[c], self.const(np.array([0, CLASSES, -1]))), axis=1)
+                for b, c, _ in network.heads]
+        together = self.op("Concat", *flat, axis=2)
+        bins = self.op("Reshape", self.part(together, 0, 4 * BINS), self.const(np.array([0, 4, BINS, -1])))
+        shares = self.op("Softmax", self.op("Transpose", bins, perm=[0, 2, 1, 3]), axis=1)
+        expected = self.op("Conv", shares, self.const(np.arange(BINS, dtype=np.float32).reshape(1, BINS, 1, 1)))
+        sides = self.op("Reshape", expected, self.const(np.array([0, 4, -1])))
+        centres, strides = network.anchors
+        near = self.op("Sub", self.const(centres), self.part(sides, 0, 2))
+        far = self.op("Add", self.const(centres), self.part(sides, 2, 4))
+        middle = self.op("Mul", self.op("Add", near, far), self.const(np.float32(0.5)))
+        boxes = self.op("Mul", self.op("Concat", middle, self.op("Sub", far, near), axis=1), self.const(strides))
+        scores = self.op("Sigmoid", self.part(together, 4 * BINS, 4 * BINS + CLASSES))
+        self.op("Concat", boxes, scores, axis=1)
+        self.nodes[-1].output[0] = "output0"
+
+
 def to_onnx(network: Network, batch: int | str = "batch") -> Any:
     """Return the list as an FP32 ONNX model with the input ``frames`` uint8 NHWC and the output ``output0``."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    nodes: list[Any] = []
-    held: list[Any] = []
-
-    def const(value: Any) -> str:
-        held.append(numpy_helper.from_array(np.ascontiguousarray(value), f"c{len(held)}"))
-        return str(held[-1].name)
-
-    def op(kind: str, *inputs: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, list(inputs), [f"n{len(nodes)}"], name=f"node{len(nodes)}", **attributes))
-        return f"n{len(nodes) - 1}"
-
-    def part(x: str, begin: int, end: int) -> str:
-        return op("Slice", x, const(np.array([begin])), const(np.array([end])), const(np.array([1])))
-
-    def emit(layer: Layer, x: list[str]) -> str:
-        if layer.kind == "frames":
-            return op("Transpose", op("Cast", "frames", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
-        if layer.kind == "conv":
-            assert layer.weight is not None
-            kernel = layer.weight.shape[2]
-            y = op("Conv", x[0], const(layer.weight), const(layer.bias), strides=[layer.stride] * 2,
-                   pads=[kernel // 2] * 4, kernel_shape=[kernel] * 2)
-            return op("Mul", y, op("Sigmoid", y)) if layer.act else y
-        if layer.kind in {"first", "second"}:
-            half = widths[layer.inputs[0]] // 2
-            return part(x[0], 0, half) if layer.kind == "first" else part(x[0], half, 2 * half)
-        if layer.kind == "concat":
-            return op("Concat", *x, axis=1)
-        if layer.kind == "add":
-            return op("Add", *x)
-        if layer.kind == "pool":
-            return op("MaxPool", x[0], kernel_shape=[5, 5], pads=[2] * 4, strides=[1, 1])
-        return op("Resize", x[0], "", const(np.array([1, 1, 2, 2], np.float32)), mode="nearest",
-                  coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-
-    widths = channels(network)
-    values: list[str] = []
-    for layer in network.layers:
-        values.append(emit(layer, [values[index] for index in layer.inputs]))
-    flat = [op("Concat", op("Reshape", values[b], const(np.array([0, 4 * BINS, -1]))),
-               op("Reshape", values[c], const(np.array([0, CLASSES, -1]))), axis=1) for b, c, _ in network.heads]
-    together = op("Concat", *flat, axis=2)
-    bins = op("Transpose", op("Reshape", part(together, 0, 4 * BINS), const(np.array([0, 4, BINS, -1]))),
-              perm=[0, 2, 1, 3])
-    shares = op("Softmax", bins, axis=1)
-    sides = op("Reshape", op("Conv", shares, const(np.arange(BINS, dtype=np.float32).reshape(1, BINS, 1, 1))),
-               const(np.array([0, 4, -1])))
-    centres, strides = network.anchors
-    near = op("Sub", const(centres), part(sides, 0, 2))
-    far = op("Add", const(centres), part(sides, 2, 4))
-    middle = op("Mul", op("Add", near, far), const(np.float32(0.5)))
-    boxes = op("Mul", op("Concat", middle, op("Sub", far, near), axis=1), const(strides))
-    scores = op("Sigmoid", part(together, 4 * BINS, 4 * BINS + CLASSES))
-    nodes.append(helper.make_node("Concat", [boxes, scores], ["output0"], name="last", axis=1))
-    size, cells = network.size, centres.shape[2]
-    graph = helper.make_graph(
-        nodes, "yolov8n", [helper.make_tensor_value_info("frames", TensorProto.UINT8, [batch, size, size, 3])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [batch, 4 + CLASSES, cells])], held)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    graph, widths = _Graph(), channels(network)
+    values = [graph.op("Transpose", graph.op("Cast", "frames", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])]
+    for layer, width in zip(network.layers[1:], widths[1:], strict=True):
+        values.append(graph.layer(layer, [values[index] for index in layer.inputs], width))
+    graph.decoded(network, values)
+    size, cells = network.size, network.anchors[0].shape[2]
+    made = helper.make_graph(
+        graph.nodes, "yolov8n", [helper.make_tensor_value_info("frames", TensorProto.UINT8, [batch, size, size, 3])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [batch, 4 + CLASSES, cells])], graph.held)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def channels(network: Network) -> list[int]:

@@ -17,7 +17,7 @@ SEAMS = {"agent.capture.source", "agent.inference.engine"}
 # Foreign modules that only these files may import.
 KEPT = {
     "cv2": {"capture/", "inference/letterbox.py"},
-    "onnx": {"building/graph.py", "building/preparing.py", "building/precision.py", "building/quantising.py", "building/heads_of.py"},
+    "onnx": {"building/graph.py", "building/preparing.py", "building/tail.py", "building/precision.py", "building/quantising.py", "building/heads_of.py"},
     "onnxruntime": {"inference/onnxruntime.py", "inference/ort_cuda.py", "building/preparing.py", "building/precision.py",
                     "building/quantising.py", "building/ort_builder.py"},
     "tensorrt": {"inference/tensorrt.py", "building/tensorrt_bindings.py"},

@@ -91,9 +91,14 @@ def recipe_sha256(recipe: Recipe) -> str:
 
 def differences(old: Parts, new: Parts) -> list[str]:
     """Return in words what changed between two sets of parts: ``runtime tensorrt 10.3.0.26 → 10.7.0.23``."""
-    before, after = ({**msgspec.to_builtins(parts), **msgspec.to_builtins(parts.platform)} for parts in (old, new))
-    return [f"{key} {before.get(key) or 'none'} → {after.get(key) or 'none'}"
-            for key in dict.fromkeys([*before, *after]) if key != "platform" and before.get(key) != after.get(key)]
+    as_dict = msgspec.structs.asdict
+    before, after = ({**as_dict(parts), **as_dict(parts.platform)} for parts in (old, new))
+    return [f"{key} {_word(before[key])} → {_word(after[key])}"
+            for key in before if key != "platform" and before[key] != after[key]]
+
+
+def _word(value: object) -> str:
+    return "none" if value is None or value == "" else str(value)
 
 
 def _hash(value: object) -> str:

@@ -41,6 +41,8 @@ class ConvertJob(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
         cache: Folder of calibrated models by the hash of what they were made from; None = none is kept.
         tensorrt: Version (four parts) of the TensorRT that is to parse the result; None = none.
         rtx: That is a TensorRT-RTX.
+        head: The recipe's ``head.kind`` where the engine will run on a GPU; see :mod:`agent.building.tail`.
+        classes: The recipe's; 0 = the outputs stay as they are.
     """
 
     prepared: str
@@ -51,6 +53,8 @@ class ConvertJob(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
     cache: str | None
     tensorrt: tuple[int, ...] | None = None
     rtx: bool = False
+    head: str | None = None
+    classes: int = 0
 
 
 class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):

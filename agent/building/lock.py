@@ -24,3 +24,17 @@ def alone_in(folder: Path) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def taken(folder: Path) -> bool:
+    """Tell whether some process holds the lock of ``folder`` now."""
+    try:
+        lock = (folder / ".lock").open("rb")
+    except OSError:
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

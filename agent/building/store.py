@@ -17,15 +17,16 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from agent.atomic import fsync_dir, sha256_of, write_atomic
+from agent.atomic import fsync_dir, replacing, sha256_of, write_atomic
 from agent.building.forms import Form
 from agent.building.gate import Measured
 from agent.building.identity import Parts, differences
-from agent.building.lock import alone_in
+from agent.building.lock import alone_in, taken
 from agent.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
 _KEPT_IN_QUARANTINE = 3
+_MAKE_ROOM = "make room on that disk: `vedette engines prune`"
 TUNED = "tuned.json"
 _T = TypeVar("_T")
 Outcome = Literal["kept", "beaten", "lost", "failed", "not tried", "not measured"]
@@ -127,6 +128,8 @@ class Store:
             return None
         stored = Stored(path=path, card=card, tuning=self.tuning(parts))
         if found != card.sha256:
+            if _read(folder / f"{form}.json", Card) != card:
+                return None  # another process is just putting a new one in its place
             self.quarantine(stored, f"its sha256 is {found}, its card says {card.sha256}")
             return None
         return stored
@@ -150,24 +153,27 @@ class Store:
         """Take the engine file ``built`` (on the same file system) into the store.
 
         Raises:
-            ModelError: it cannot be read or stored; the store is then as it was.
+            ModelError: it cannot be read or stored; for want of room, the store is then as it was.
         """
         folder = self.folder(parts)
-        path = folder / f"{form}.engine"
+        path, card = folder / f"{form}.engine", folder / f"{form}.json"
         try:
             with alone_in(folder):
-                (folder / f"{form}.json").unlink(missing_ok=True)  # it vouches for the file that goes now
+                _tidy(folder)
                 with built.open("rb") as file:
                     os.fsync(file.fileno())
-                card = Card(parts=parts, form=form, sha256=sha256_of(built), bytes=built.stat().st_size,
-                            max_batch=max_batch, at=time.time())
-                built.replace(path)
-                fsync_dir(folder)
-                write_atomic(folder / f"{form}.json", msgspec.json.encode(card))
+                content = Card(parts=parts, form=form, sha256=sha256_of(built), bytes=built.stat().st_size,
+                               max_batch=max_batch, at=time.time())
+                with replacing(card) as file:
+                    file.write(msgspec.json.encode(content))
+                    file.flush()
+                    os.fsync(file.fileno())  # a full disk shows here, while what was stored before still stands
+                    card.unlink(missing_ok=True)  # it vouches for the file that goes now
+                    built.replace(path)
+                    fsync_dir(folder)
         except OSError as error:
-            raise ModelError(f"{path}: cannot be stored: {error.strerror}", "make room on that disk: "
-                             "`vedette engines prune`") from error
-        return Stored(path=path, card=card, tuning=self.tuning(parts))
+            raise ModelError(f"{path}: cannot be stored: {error.strerror}", _MAKE_ROOM) from error
+        return Stored(path=path, card=content, tuning=self.tuning(parts))
 
     def finish(self, tuning: Tuning) -> None:
         """Keep the report of a tuning and, where one form won, only that form's engine.
@@ -178,6 +184,7 @@ class Store:
         folder = self.folder(tuning.parts)
         try:
             with alone_in(folder):
+                _tidy(folder)
                 write_atomic(folder / TUNED, msgspec.json.encode(tuning))
                 if tuning.kept:
                     for form in Form:
@@ -186,8 +193,7 @@ class Store:
                             (folder / f"{form}.engine").unlink(missing_ok=True)
                 fsync_dir(folder)
         except OSError as error:
-            raise ModelError(f"{folder}: cannot be written: {error.strerror}", "make room on that disk: "
-                             "`vedette engines prune`") from error
+            raise ModelError(f"{folder}: cannot be written: {error.strerror}", _MAKE_ROOM) from error
 
     def quarantine(self, stored: Stored, why: str) -> None:
         """Set an engine aside, so that it is not loaded again; the newest few are kept to be looked at."""
@@ -195,28 +201,27 @@ class Store:
         place = self._root / parts.recipe / "quarantine"
         name = f"{stored.identity}-{int(time.time())}"
         _LOG.warning("engine %s %s is set aside: %s", parts.recipe, stored.identity, why)
+        card = self.folder(parts) / f"{stored.card.form}.json"
         try:
-            with alone_in(place):
-                folder = self.folder(parts)
-                (folder / f"{stored.card.form}.json").unlink(missing_ok=True)
-                (folder / TUNED).unlink(missing_ok=True)
-                if stored.path.exists():
-                    stored.path.replace(place / f"{name}.engine")
-                (place / f"{name}.txt").write_text(f"{why}\n{parts.base} {stored.card.form}\n", "utf-8")
-                for old in sorted(place.glob("*.txt"), key=_mtime)[:-_KEPT_IN_QUARANTINE]:
-                    old.with_suffix(".engine").unlink(missing_ok=True)
-                    old.unlink(missing_ok=True)
+            card.unlink(missing_ok=True)  # this is what counts, and a full disk lets it happen
+            card.with_name(TUNED).unlink(missing_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
+            if stored.path.exists():
+                stored.path.replace(place / f"{name}.engine")
+            (place / f"{name}.txt").write_text(f"{why}\n{parts.base} {stored.card.form}\n", "utf-8")
+            for old in sorted(place.glob("*.txt"), key=_mtime)[:-_KEPT_IN_QUARANTINE]:
+                old.with_suffix(".engine").unlink(missing_ok=True)
+                old.unlink(missing_ok=True)
         except OSError as error:
-            raise ModelError(f"{place}: cannot be written: {error.strerror}",
-                             "check its owner and mode, and the disk's room") from error
+            if card.exists():
+                raise ModelError(f"{card}: cannot be deleted: {error.strerror}", "check its owner and mode") from error
+            _LOG.warning("nothing is kept of it to be looked at: %s", error.strerror)
 
     def all(self, recipe: str | None = None) -> Iterator[Stored]:
         """Yield every engine with a card, hash not checked, newest first."""
-        found = []
-        for path in self._root.glob(f"{recipe or '*'}/built/*/*.engine"):
-            card = _read(path.with_suffix(".json"), Card)
-            if card:
-                found.append(Stored(path=path, card=card, tuning=_read(path.with_name(TUNED), Tuning)))
+        found = [Stored(path=path, card=card, tuning=_read(path.with_name(TUNED), Tuning))
+                 for path in self._root.glob(f"{recipe or '*'}/built/*/*.engine")
+                 if (card := _read(path.with_suffix(".json"), Card))]
         yield from sorted(found, key=lambda stored: stored.card.at, reverse=True)
 
     def tunings(self, recipe: str) -> list[Tuning]:
@@ -250,11 +255,9 @@ class Store:
                 if sum(size for _, size in gone) >= free:
                     break
                 size = sum(_size(file) for file in victim.rglob("*")) if victim.is_dir() else _size(victim)
-                if dry_run:
-                    pass
-                elif victim.is_dir():
+                if victim.is_dir() and not dry_run:
                     shutil.rmtree(victim)
-                else:
+                elif not dry_run:
                     victim.unlink(missing_ok=True)
                 gone.append((victim, size))
         except OSError as error:
@@ -265,7 +268,14 @@ class Store:
     def _victims(self, in_use: set[str]) -> Iterator[Path]:
         yield from sorted(self._root.glob("*/quarantine/*.engine"), key=_mtime)
         folders = [folder for folder in self._root.glob("*/built/*") if folder.is_dir() and folder.name not in in_use]
-        yield from sorted(folders, key=lambda folder: _mtime(folder / TUNED))
+        for folder in sorted(folders, key=lambda folder: _mtime(folder / TUNED)):
+            if not (folder.name.startswith(".") and taken(folder.parent)):  # a tuning that goes on works there
+                yield folder
+
+
+def _tidy(folder: Path) -> None:
+    for scrap in folder.glob(".*.part"):  # of a process that was killed
+        scrap.unlink(missing_ok=True)
 
 
 def _read(path: Path, kind: type[_T]) -> _T | None:

@@ -37,11 +37,15 @@ def work(job: Job | ConvertJob | BuildJob, report: Report, cancelled: Cancelled)
 
 def _convert(job: ConvertJob, report: Report, cancelled: Cancelled) -> Converted:
     from agent.building.precision import check_opset, write_forms  # noqa: PLC0415 -- see work()
+    from agent.building.tail import with_tail  # noqa: PLC0415 -- see work()
 
-    check_opset(Path(job.prepared), job.tensorrt, job.rtx)
+    prepared = Path(job.prepared)
+    check_opset(prepared, job.tensorrt, job.rtx)
+    if job.classes:
+        prepared = with_tail(prepared, Path(job.folder), job.head, job.classes)
     frames = None if job.frames is None else np.load(job.frames)
     written = write_forms(
-        Path(job.prepared), Path(job.folder), job.forms, frames, job.settings,
+        prepared, Path(job.folder), job.forms, frames, job.settings,
         cache=Path(job.cache) if job.cache else None, report=report, cancelled=cancelled)
     files: dict[Form, str] = {form: str(what) for form, what in written.items() if isinstance(what, Path)}
     return Converted(files=files, failures={form: what for form, what in written.items() if isinstance(what, str)})

@@ -104,10 +104,13 @@ def prune(keep: str, dry_run: bool, config_path: Path | None, state_dir: Path | 
     """Delete engines that do not fit this box any more, and what stands in quarantine; never one that fits."""
     from agent.plan import misfit
 
+    try:
+        most = 0 if keep.strip() in {"0", "0B"} else int(Bytes.parse(keep))
+    except ValueError as error:
+        raise click.UsageError(f"--keep: {error}") from error
     _, folder = _settings(config_path, state_dir)
     store = Store(folder)
     in_use = {parts.base for parts in (stored.card.parts for stored in store.all()) if not misfit(parts)}
-    most = 0 if keep.strip() in {"0", "0B"} else int(Bytes.parse(keep))
     gone = store.prune(most, in_use, dry_run=dry_run)
     if as_json:
         print_json([{"path": str(path), "bytes": size} for path, size in gone])

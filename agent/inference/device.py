@@ -62,7 +62,7 @@ class Memory:
         self.nbytes = nbytes
 
     def release(self) -> None:
-        """Free it; for the device only."""
+        """Free it; for who holds it only."""
         self._allocation.free()
 
 
@@ -80,7 +80,7 @@ class HostMemory:
         self._allocation = allocation
 
     def release(self) -> None:
-        """Free it; for the device only."""
+        """Free it; for who holds it only."""
         self._allocation.free()
 
 
@@ -148,8 +148,8 @@ class CudaDevice:
     def __init__(self, index: int = 0, cuda: Any = None) -> None:
         self._cuda = _import_pycuda() if cuda is None else cuda
         self._index = index
-        self._held: list[Memory | HostMemory | Stream | Event] = []
-        self._closed = False
+        # By id, in the order of their birth: one step adds or takes one away, so no thread needs a lock.
+        self._held: dict[int, Memory | HostMemory | Stream | Event] = {}
         with self._saying("cannot be used"):
             self._facts = _read_facts(self._cuda, index)
             self._context = _primary_context(self._cuda, index)
@@ -219,10 +219,14 @@ class CudaDevice:
     def free(self, *things: Memory | HostMemory | Stream | Event) -> None:
         """Free ``things`` before the device is closed, the last first; nothing queued may still use them."""
         for thing in reversed(things):
-            if any(thing is held for held in self._held):
-                self._held = [held for held in self._held if held is not thing]
+            if self._held.pop(id(thing), None) is not None:
                 with self._saying("something cannot be freed"):
                     thing.release()
+
+    def give_up(self, *things: Memory | HostMemory | Stream | Event) -> None:
+        """Leave ``things`` to the caller: closing the device does not free them."""
+        for thing in things:
+            self._held.pop(id(thing), None)
 
     def close(self) -> None:
         """Free all that is left, the last first; may be called again.
@@ -230,14 +234,11 @@ class CudaDevice:
         The context itself stays until the process ends: runtimes in this process may use it, and a release through
         pycuda leaves a dead context current in the thread.
         """
-        if self._closed:
-            return
-        self._closed = True
         with self.current():
-            self.free(*self._held)
+            self.free(*list(self._held.values()))
 
     def _hold(self, thing: _Thing) -> _Thing:
-        self._held.append(thing)
+        self._held[id(thing)] = thing
         return thing
 
     @contextmanager

@@ -161,7 +161,7 @@ class Staging:
         for memory, array in zip(results.memory, results.arrays, strict=True):
             # numpy keeps the object that a buffer came from alive through any number of views, but views of an array
             # keep that array's own base only: so each call gets an owner of its own.
-            owner = (ctypes.c_ubyte * array.nbytes).from_address(memory.array.ctypes.data)
+            owner: Any = (ctypes.c_ubyte * array.nbytes).from_address(memory.array.ctypes.data)
             weakref.finalize(owner, self._came_back, results, memory, out).atexit = False
             given.append(np.frombuffer(owner, array.dtype).reshape(array.shape)[:count])
         return given
@@ -176,7 +176,8 @@ class Staging:
             self._spares.append(results)
             return
         with self._device.current():
-            self._device.free(*results.memory)
+            for held in reversed(results.memory):
+                held.release()
 
     def end(self, patience_s: float) -> bool:
         """Hand out no more sets; wait for those under way. False: some did not come back in ``patience_s`` seconds."""
@@ -191,13 +192,14 @@ class Staging:
         Those are freed when the caller lets go of them. Context needed.
         """
         things, self._things, self._released = self._things, [], True
-        held = {id(memory) for results in self._out for memory in results.memory}
+        for results in self._out:
+            self._device.give_up(*results.memory)
         try:
             for thing in things:
                 if isinstance(thing, Stream):
                     thing.synchronise()
         finally:
-            self._device.free(*(thing for thing in things if id(thing) not in held))
+            self._device.free(*things)
 
     def _slot(self, index: int, shape: tuple[int, ...]) -> Slot:
         nbytes = math.prod(shape)

@@ -1,9 +1,9 @@
 """A built plan on TensorRT or TensorRT-RTX, one path for both: tensors by name, copies beside computing.
 
-Promises: every ``None`` and ``False`` of TensorRT becomes an ``EngineError`` with its logger's words; shapes are checked
-against the plan's profile before it computes; what a call gives was computed for that call, or it raises. A plan is
-only valid for the very TensorRT and GPU it was built with: the store sees to that, and one that does not load says so.
-``tensorrt`` is imported by the constructor, not by this module.
+Promises: every ``None`` and ``False`` of TensorRT becomes an ``EngineError`` with the logger's words; shapes are
+checked against the plan's profile before it computes; what a call gives was computed for that call, or it raises. A
+plan is only valid for the very TensorRT and GPU it was built with: the store sees to that, and one that does not load
+says so. ``tensorrt`` is imported by the constructor, not by this module.
 """
 
 import importlib

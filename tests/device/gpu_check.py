@@ -45,17 +45,20 @@ def models():
     return folder, frames, on_cpu(model, frames)
 
 
-def engine(name="fp16", max_batch=8, path=None, **settings):
+def engine(name="fp16", max_batch=8, path=None, options=None, **settings):
+    # Fused biases take cuDNN seconds to plan, and many engines are loaded here; the bench measures them.
+    settings["options"] = {"fuse_conv_bias": "0", **(options or {})}
     loaded = OrtCudaEngine(path or models()[0] / f"{name}.onnx", name="check", identity="0" * 16, model_sha256="1" * 64,
                            device=device(), max_batch=max_batch, precision=name, **settings)
     loaded.warm_up()
     return loaded
 
 
-def close_to(found, expected, score=0.08, pixels=5.0):
+def close_to(found, expected, score=0.15, pixels=8.0):
     """Compare detector outputs: 99.9 of 100 scores at most ``score`` apart, likely boxes ``pixels`` on average.
 
-    FP16 on the CPU is 0.043 and 1.9 px away here: random weights make more of rounding than trained ones.
+    FP16 on the CPU is 0.043 and 1.9 px away here, on an H200 0.099: random weights make more of rounding than trained
+    ones. Outputs of another picture are 0.7 away.
     """
     apart = np.abs(found[:, 4:8] - expected[:, 4:8])
     most = float(np.quantile(apart, 0.999))
@@ -189,7 +192,7 @@ def check_too_much_memory_is_an_error_of_ours():
 def check_fp16_and_fp32_give_what_the_cpu_gives():
     _, frames, expected = models()
     lines = []
-    for name, score, options in (("fp32", 0.005, {"use_tf32": "0"}), ("fp16", 0.08, {})):
+    for name, score, options in (("fp32", 0.005, {"use_tf32": "0"}), ("fp16", 0.15, {})):
         loaded = engine(name, options=options)
         assert loaded.cuda_graph, "no CUDA graph"
         for count in (1, 2, 3, 5, 8):
@@ -206,8 +209,30 @@ def check_without_a_graph_the_same():
     loaded = engine(graphs=False)
     assert not loaded.cuda_graph
     line = close_to(loaded.start(frames[:8])()[0], expected[:8])
+    pending = loaded.start(frames[:3])
+    for index in range(300):  # two always under way
+        after, pending = pending, loaded.start(frames[index % 8:index % 8 + 3])
+        after()
+    close_to(pending()[0], expected[299 % 8:299 % 8 + 3])
     loaded.close()
     return line
+
+
+def check_outputs_outlive_the_engine():
+    _, frames, expected = models()
+    loaded = engine()
+    kept = [loaded.start(np.ascontiguousarray(frames[at:at + 2]))()[0] for at in range(6)]
+    loaded.close()
+    for at, given in enumerate(kept):
+        close_to(given, expected[at:at + 2])
+    copies = [given.copy() for given in kept]
+    other = engine()
+    for _ in range(20):
+        other.start(frames[8:16])()
+    other.close()
+    for given, copy in zip(kept, copies, strict=True):
+        assert (given == copy).all()
+    return f"{len(kept)} outputs held while the engine closed and another ran"
 
 
 def check_centerface():

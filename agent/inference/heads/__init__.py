@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agent.errors import ModelError
 from agent.inference.engine import EngineSpec
+from agent.inference.heads.best import BEST, OUTPUT
 from agent.inference.heads.candidates import HeadConfig, Layout, Shape, rank
 from agent.inference.heads.centerface import CENTERFACE
 from agent.inference.heads.end2end import END2END, looks_final
@@ -85,6 +86,8 @@ def make_head(config: HeadConfig, spec: EngineSpec) -> Head:
         ModelError: no head of that name, outputs that do not fit it, or outputs that fit none or several.
     """
     shapes = [output.shape for output in spec.outputs]
+    if [output.name for output in spec.outputs] == [OUTPUT] and BEST.fits(shapes, config):
+        return Head(BEST, config)
     seen = (f"the model has outputs {', '.join(f'{o.name} {_written([o.shape])}' for o in spec.outputs)} and the "
             f"recipe {config.classes} classes and {config.landmarks} landmarks")
     kinds = ", ".join(layout.kind for layout in _LAYOUTS)

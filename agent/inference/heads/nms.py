@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from agent.records import Floats, Ints
 
 _BLOCK = 128
+_LATER = np.triu(np.ones((_BLOCK, _BLOCK), bool), 1)  # cut to size; making it anew takes longer than using it
 
 
 def suppress(boxes: Floats, class_ids: Ints, iou: float) -> NDArray[np.intp]:
@@ -56,7 +57,7 @@ def _overlaps(boxes: NDArray[np.float64], class_ids: Ints, rows: NDArray[np.intp
 
 def _greedy(overlaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return (n,) of bool: kept when no kept box before it overlaps it; ``overlaps`` is (n, n)."""
-    later = np.triu(overlaps, 1)
+    later = overlaps & _LATER[:len(overlaps), :len(overlaps)]
     gone = np.zeros(len(later), bool)
     for row in np.flatnonzero(later.any(axis=1)).tolist():
         if not gone[row]:

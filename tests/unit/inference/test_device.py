@@ -199,7 +199,7 @@ def test_a_failed_copy_is_an_error_of_ours(name, call, gpu, cuda):
     with gpu.current():
         stream, memory, host = gpu.stream(), gpu.malloc(8), gpu.host(8)
         cuda.fail[name] = LogicError("bad")
-        with pytest.raises(EngineError, match="a copy .* failed: bad"):
+        with pytest.raises(EngineError, match=r"a copy .* failed: bad"):
             call(gpu, memory, host, stream)
 
 
@@ -219,7 +219,7 @@ def test_close_frees_in_reverse_order_and_may_be_called_again(cuda, monkeypatch)
     with gpu.current():
         for thing in (gpu.malloc(8), gpu.stream(), gpu.host(8), gpu.event()):
             monkeypatch.setattr(thing, "release", lambda kept=thing, release=thing.release: (order.append(kept), release()))
-        things = list(gpu._held)
+        things = list(gpu._held.values())
     gpu.close()
     gpu.close()
     assert order == things[::-1]

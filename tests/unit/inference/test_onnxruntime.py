@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from agent.building.prepare import Job
-from agent.building.recipe import InputTable
 from agent.building.preparing import prepare_model as work
+from agent.building.recipe import InputTable
 from agent.errors import EngineError, missing_extra
 from agent.inference.engine import infer
 from agent.inference.onnxruntime import OnnxRuntimeEngine, check_provider

@@ -109,6 +109,39 @@ def test_outputs_belong_to_the_caller(rig):
     loaded.close()
 
 
+def test_without_a_spare_outputs_are_copied_and_with_one_they_are_not(rig):
+    loaded = rig.engine()
+    held = [infer(loaded, pictures(1, seed=seed)) for seed in range(6)]
+    for seed, given in enumerate(held):
+        for one, other in zip(given, on_cpu(scorer(), pictures(1, seed=seed)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert [given[0].flags.owndata for given in held] == [False] * 2 + [True] * 4
+    view = held[0][0][:, 2:]
+    held.clear()
+    kept = view.copy()
+    assert len(loaded._staging._spares) == 1  # the other is still seen through the view
+    for seed in range(6, 12):
+        infer(loaded, pictures(1, seed=seed))
+    np.testing.assert_array_equal(view, kept)
+    del view, given, one, other
+    assert len(loaded._staging._spares) == 2
+    loaded.close()
+    gc.collect()
+    assert rig.cuda.living() == []
+
+
+def test_outputs_outlive_the_engine_and_the_device(rig):
+    loaded = rig.engine()
+    kept = infer(loaded, pictures(2, seed=4))
+    loaded.close()
+    rig.device.close()
+    assert len(rig.cuda.living()) == 2
+    for one, other in zip(kept, on_cpu(scorer(), pictures(2, seed=4)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    del kept, one
+    assert rig.cuda.living() == []
+
+
 def test_the_third_start_blocks_until_the_first_was_waited_for(rig):
     loaded = rig.engine()
     first, second, third = loaded.start(pictures(1)), loaded.start(pictures(1)), []
@@ -194,7 +227,7 @@ def test_a_failed_copy_raises(tmp_path):
         loaded = rig.engine()
         infer(loaded, pictures(1))
         rig.cuda.fail[name] = LogicError("bad copy")
-        with pytest.raises(EngineError, match="engine door .*a copy .* failed: bad copy"):
+        with pytest.raises(EngineError, match=r"engine door .*a copy .* failed: bad copy"):
             loaded.start(pictures(1))
         loaded.close()
         assert rig.cuda.broken == []
@@ -255,13 +288,15 @@ def test_outputs_that_are_on_the_host_or_of_no_numpy_type_are_refused(rig, monke
     rig.trt.output_location = rig.trt.TensorLocation.DEVICE
     real = rig.trt.nptype
     monkeypatch.setattr(rig.trt, "nptype", lambda kind: real(rig.trt.DataType.BF16))
-    with pytest.raises(EngineError, match="of a type that numpy lacks"):
+    with pytest.raises(EngineError, match="of a type that numpy lacks") as caught:
         rig.engine()
+    assert caught.value.remedy
+    assert rig.trt.alive == []  # although the traceback still holds the half-made engine
 
 
 def test_too_little_memory_frees_what_was_taken(tmp_path):
     rig = Rig(tmp_path, total=3000)
-    with pytest.raises(EngineError, match="engine door .* cannot be allocated"):
+    with pytest.raises(EngineError, match=r"engine door .* cannot be allocated"):
         rig.engine()
     gc.collect()
     assert rig.cuda.living() == []

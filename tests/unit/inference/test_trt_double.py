@@ -112,7 +112,7 @@ def test_no_context_in_this_thread(rig):
 
     def work():
         for call in (lambda: rig.run.execute_async_v3(rig.stream.handle), lambda: rig.cuda.mem_alloc(1),
-                     lambda: rig.stream.synchronize(), lambda: rig.trt.Runtime(None)):
+                     rig.stream.synchronize, lambda: rig.trt.Runtime(None)):
             try:
                 call()
             except LogicError as error:
