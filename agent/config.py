@@ -217,8 +217,12 @@ class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Path(self.status.socket or Path(runtime_dir, "status.sock"))
 
 
-def load(path: Path) -> Config:
+def load(path: Path, *, to_run: bool = True) -> Config:
     """Read ``path`` and the ``*.toml`` files of ``conf.d`` beside it, in the order of their names.
+
+    Args:
+        path: The main file.
+        to_run: It must name what an agent needs, a source above all; engines can be built without one.
 
     Raises:
         ConfigError: a file is missing or no TOML, a key is unknown, a value is bad; names all four of file, key
@@ -233,6 +237,8 @@ def load(path: Path) -> Config:
     except msgspec.ValidationError as error:
         raise explained(error, values, origin, path, Config) from error
     for key, problem, remedy in contradictions(config):
+        if key == "source" and not to_run:
+            continue
         raise ConfigError(f"{origin_of(key, origin, path)}: {key}: {problem}", remedy)
     return _rooted(config, path.absolute().parent)
 

@@ -92,6 +92,17 @@ def _on_cuda(file: EngineFile) -> Engine:
         return load({"fuse_conv_bias": "0"})
 
 
+def free_device_bytes() -> int:
+    """Return the free memory of the GPU, bytes.
+
+    Raises:
+        EngineError: there is no usable GPU.
+    """
+    device = _device()
+    with device.current():
+        return int(device.memory()[0])
+
+
 @cache
 def _device() -> Any:
     """Return the GPU; one for the process, for its context is the process's."""

@@ -19,11 +19,11 @@ from agent.building.child import Report
 from agent.building.forms import Form
 from agent.building.prepare import prepare
 from agent.building.recipe import Recipe
-from agent.building.store import Store, Stored
+from agent.building.store import FAILED_SERVING, Store, Stored
 from agent.config import Config
 from agent.errors import EngineError, ModelError
 from agent.inference.engine import Engine
-from agent.loading import load_engine
+from agent.loading import free_device_bytes, load_engine
 from agent.pipeline import Model
 from agent.plan import Plan, plan_for
 from agent.tuning import Tuner
@@ -120,7 +120,7 @@ class Serving:
         """Set the serving engine aside, so that the next start does not load it again."""
         if self.served and self.served.stored:
             try:
-                self._store.quarantine(self.served.stored, why)
+                self._store.quarantine(self.served.stored, FAILED_SERVING + why)
             except ModelError as error:  # the events of this run are still to be saved
                 _LOG.error("%s", error)
 
@@ -168,6 +168,10 @@ class Serving:
         """Tell whether to tune now."""
         if served.tier == "tuned" or self._config.engine.tune == "off":
             return False
+        if why := self._store.failed_serving(plan.parts):
+            # It would be built, let pass, and fail again.
+            self.failed = f"the tuned engine is in quarantine ({why}): `vedette engines build --force` builds it again"
+            return False
         if before := self._store.tuning(plan.parts):
             self.failed = "" if before.kept else "tuned before, and none could be kept: `vedette engines show` says why"
             return bool(before.kept)
@@ -181,7 +185,7 @@ class Serving:
         if stored is None:
             self.failed = "the tuned engine is gone from the disk"
             return
-        if why := self._no_room(stored):
+        if why := self._no_room(plan, stored):
             self.failed = f"a tuned engine ({stored.card.form}) is there, but {why}: it takes over at the next start"
             _LOG.warning(self.failed)
             return
@@ -194,11 +198,15 @@ class Serving:
         self.failed = ""
         _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
 
-    def _no_room(self, stored: Stored) -> str:
+    def _no_room(self, plan: Plan, stored: Stored) -> str:
         """Return why two engines cannot be loaded at once; empty when they can."""
         figures = [rung.measured for rung in (stored.tuning.rungs if stored.tuning else [])
                    if rung.form is stored.card.form and rung.measured]
         need = sum(figure.resident_bytes or 0 for figure in figures)
+        on_device = sum(figure.device_bytes or 0 for figure in figures)
+        if not plan.on_cpu and on_device and (left := free_device_bytes()) < on_device + _LEFT_FREE:
+            return (f"loading it beside the one that serves takes {on_device / 1e6:.0f} MB on the device, "
+                    f"{left / 1e6:.0f} MB are free")
         free, budget = machine.memory(), self._config.budget.memory
         if free and free.available < need + _LEFT_FREE:
             return (f"loading it beside the one that serves takes {need / 1e6:.0f} MB, {free.available / 1e6:.0f} MB "

@@ -58,7 +58,7 @@ def _kind(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Quantity):
         name = "rate" if hint is PerSecond else hint.__name__.lower()
         return f'{name}, like `"{hint.example}"`'
-    return {str: "text", int: "whole number", float: "number"}.get(hint, str(hint))
+    return {str: "text", bool: "`true` or `false`", int: "whole number", float: "number"}.get(hint, str(hint))
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
@@ -68,6 +68,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         return "not set"
     if field.default is msgspec.NODEFAULT:
         return f"`{field.default_factory()}`"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return f'`"{field.default}"`' if isinstance(field.default, (str, Quantity)) else f"`{field.default}`"
 
 

@@ -1,8 +1,9 @@
 """A fetched ONNX file turned into a prepared one; runs in the child process only.
 
 It measures what it wrote: on random frames the prepared model must give what the original gives on the same frames
-prepared by numpy. Outputs may differ by 1e-4 of their range; by more only where the layers that take the frames agree that closely, for then the
-input is right and what follows makes much of rounding, as a sort does. Anything else is refused.
+prepared by numpy. Outputs may differ by 1e-4 of their range; by more only where the layers that take the frames agree
+that closely, for then the input is right and what follows makes much of rounding, as a sort does. Anything else is
+refused.
 """
 
 import copy

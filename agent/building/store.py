@@ -13,70 +13,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from agent.atomic import fsync_dir, replacing, sha256_of, write_atomic
+from agent.building.card import Card, Rung, Tuning
 from agent.building.forms import Form
-from agent.building.gate import Measured
 from agent.building.identity import Parts, differences
 from agent.building.lock import alone_in, taken
 from agent.errors import ModelError
+
+__all__ = ["FAILED_SERVING", "TUNED", "Card", "Rung", "Store", "Stored", "Tuning"]
 
 _LOG = logging.getLogger(__name__)
 _KEPT_IN_QUARANTINE = 3
 _MAKE_ROOM = "make room on that disk: `vedette engines prune`"
 TUNED = "tuned.json"
+FAILED_SERVING = "it failed while it served: "
 _T = TypeVar("_T")
-Outcome = Literal["kept", "beaten", "lost", "failed", "not tried", "not measured"]
-
-
-class Rung(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of the ladder and what became of it.
-
-    Attributes:
-        outcome: ``kept`` it serves; ``beaten`` the gate let it pass, another was better; ``lost`` the gate refused it;
-            ``failed`` it could not be made, built or run; ``not tried`` there was no need or no way to; ``not
-            measured`` it was built, but this machine cannot run it.
-        words: Why, with the figures.
-        seconds: Spent on it.
-        bytes: Size of the engine file; None = there is none.
-    """
-
-    form: Form
-    outcome: Outcome
-    words: str
-    seconds: float = 0.0
-    bytes: int | None = None
-    measured: Measured | None = None
-
-
-class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """The report of one tuning: what was tried on what, and what was kept."""
-
-    schema: int = 1
-    parts: Parts
-    rungs: list[Rung]
-    kept: Form | None
-    at: float
-    took_s: float
-    calibration_frames: int = 0
-    held_out_frames: int = 0
-    frames_sha256: str = ""
-    note: str = ""
-
-
-class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine file is."""
-
-    schema: int = 1
-    parts: Parts
-    form: Form
-    sha256: str
-    bytes: int
-    max_batch: int
-    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +171,17 @@ class Store:
             if card.exists():
                 raise ModelError(f"{card}: cannot be deleted: {error.strerror}", "check its owner and mode") from error
             _LOG.warning("nothing is kept of it to be looked at: %s", error.strerror)
+
+    def failed_serving(self, parts: Parts) -> str:
+        """Return why an engine of these parts was set aside while it served; empty when none was."""
+        for file in self._root.glob(f"{parts.recipe}/quarantine/*.txt"):
+            try:
+                why, _, rest = file.read_text("utf-8").partition("\n")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if rest.startswith(parts.base) and why.startswith(FAILED_SERVING):
+                return why
+        return ""
 
     def all(self, recipe: str | None = None) -> Iterator[Stored]:
         """Yield every engine with a card, hash not checked, newest first."""

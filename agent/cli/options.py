@@ -40,4 +40,4 @@ def load_or_default(path: Path | None) -> Config:
             return Config()
         except OSError:
             pass  # it is there but may not be looked at: `load` says so
-    return load(path or DEFAULT_PATH)
+    return load(path or DEFAULT_PATH, to_run=False)

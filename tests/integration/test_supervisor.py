@@ -61,7 +61,7 @@ def test_a_killed_run_leaves_no_good_word(tmp_path, fresh_state, carphone):
 FAULTY = """
 import sys, threading, time
 from pathlib import Path
-from agent import assembly, supervisor
+from agent import assembly, serving, supervisor
 from agent.config import load
 from agent.errors import EngineError, SpoolError
 from agent.report.spool_db import SpoolFullError
@@ -76,15 +76,14 @@ class Faulty(supervisor.Supervisor):
         _leave_word = fail(ZeroDivisionError("a defect in the main thread"))
     if what == "slow prepare, spool dies":
         SpoolFile.commit = fail(SpoolError("the disk is gone"))
-        def _prepare(self, *a):
-            time.sleep(60)
+        serving.Serving.first = lambda self: time.sleep(60)
     if what == "loader":
-        _load = fail(EngineError("no engine today"))
+        serving.Serving.first = fail(EngineError("no engine today"))
 if what == "postprocess":
     real = assembly.pipeline
     def broken(*a, **k):
         loop = real(*a, **k)
-        loop._head = fail(ZeroDivisionError("a defect in a head"))
+        object.__setattr__(loop._model, "head", fail(ZeroDivisionError("a defect in a head")))
         return loop
     assembly.pipeline = broken
 if what == "status":

@@ -165,7 +165,7 @@ def test_a_refusal_of_the_child_arrives_with_its_remedy(child, mine, tmp_path):
 
 def test_the_death_of_the_child_is_told(child, mine, tmp_path):
     child.answer = Death(what="was killed by signal 9 (SIGKILL): no last words", remedy="free memory")
-    with pytest.raises(ModelError, match="m.onnx: the preparing process was killed by signal 9") as caught:
+    with pytest.raises(ModelError, match=r"m\.onnx: the preparing process was killed by signal 9") as caught:
         prepare(mine, state_dir=tmp_path / "state")
     assert caught.value.remedy == "free memory"
     assert prepared_models(mine, tmp_path / "state") == []

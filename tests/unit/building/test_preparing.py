@@ -7,8 +7,8 @@ import pytest
 from onnx import helper
 
 from agent.building import worker
-from agent.building.preparing import prepare_model
 from agent.building.prepare import Job, Outcome
+from agent.building.preparing import prepare_model
 from agent.building.recipe import InputTable
 from agent.errors import ModelError, missing_extra
 from tests.helpers import onnx_models as nets
