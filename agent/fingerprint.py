@@ -22,7 +22,7 @@ def platform(runtime: Runtime, provider: str | None, threads: int) -> Platform:
         runtime=runtime_version(runtime), provider=(provider or CPU) if runtime == "onnxruntime" else "",
         cpu=(str(cpu) if cpu else machine.architecture()) if on_cpu else "", threads=threads if on_cpu else 0,
         gpu=gpu.name if gpu else "", sm=gpu.sm if gpu else "", sm_count=gpu.sm_count if gpu else 0,
-        cuda=gpu.driver_cuda if gpu else "", driver=gpu.driver if gpu else "", l4t=machine.l4t() or "",
+        cuda=(gpu.driver_cuda or "") if gpu else "", driver=(gpu.driver or "") if gpu else "", l4t=machine.l4t() or "",
         power_mode=str(mode) if mode else "")
 
 

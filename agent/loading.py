@@ -3,7 +3,7 @@
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -54,8 +54,7 @@ def load_engine(file: EngineFile) -> Engine:
         plan = TensorRtEngine(
             path, runtime=file.runtime, name=file.name, identity=file.identity, form=str(file.form),
             model_sha256=file.model_sha256, max_batch=file.max_batch, device=_device())
-        plan.warm_up()
-        return plan
+        return _warmed(plan)
     if file.provider == "CUDAExecutionProvider":
         return _on_cuda(file)
     from agent.inference.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 -- see above
@@ -63,8 +62,21 @@ def load_engine(file: EngineFile) -> Engine:
     loaded = OnnxRuntimeEngine(
         path, name=file.name, identity=file.identity, model_sha256=file.model_sha256, threads=file.threads,
         provider=file.provider or CPU, max_batch=file.max_batch, precision=str(file.form))
-    loaded.warm_up()
-    return loaded
+    return _warmed(loaded)
+
+
+class _Warms(Engine, Protocol):
+    def warm_up(self) -> None: ...
+
+
+def _warmed(engine: _Warms) -> Engine:
+    """Warm an engine up; close it, and so free what it took, when that fails."""
+    try:
+        engine.warm_up()
+    except EngineError:
+        engine.close()
+        raise
+    return engine
 
 
 def _on_cuda(file: EngineFile) -> Engine:
@@ -75,15 +87,9 @@ def _on_cuda(file: EngineFile) -> Engine:
     from agent.inference.ort_cuda import OrtCudaEngine  # noqa: PLC0415 -- needs pycuda
 
     def load(options: dict[str, str]) -> Engine:
-        engine = OrtCudaEngine(
+        return _warmed(OrtCudaEngine(
             Path(file.path), name=file.name, identity=file.identity, model_sha256=file.model_sha256,
-            precision=str(file.form), max_batch=file.max_batch, device=_device(), options=options)
-        try:
-            engine.warm_up()
-        except EngineError:
-            engine.close()
-            raise
-        return engine
+            precision=str(file.form), max_batch=file.max_batch, device=_device(), options=options))
 
     try:
         return load({})

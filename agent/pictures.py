@@ -20,7 +20,8 @@ from agent.errors import AgentError, EndOfStreamError, ModelError
 from agent.inference.letterbox import Letterbox
 
 _LOG = logging.getLogger(__name__)
-_MOST_OF_A_SET = 600  # of a longer clip only the first so many frames are decoded
+_MOST_OF_A_SET = 300  # a longer clip is thinned out while it is decoded, so that it never fills the memory
+_LONGEST_SET = 20_000  # frames; what comes after is not looked at
 _SYNTHETIC = 12
 CLIPS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts", ".m4v"}
 
@@ -102,13 +103,25 @@ def _sets(recipe: Recipe, size: tuple[int, int], state_dir: Path, say: Callable[
 
 
 def _of_folder(folder: Path, recipe: Recipe, size: tuple[int, int]) -> Canvases:
-    clips = sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIPS) if folder.is_dir() else []
-    found = [decode(path, recipe, size) for path in clips]
-    try:
-        found.append(decode(folder, recipe, size))
-    except AgentError:
-        if not clips:
-            raise
+    """Decode all clips and pictures of a folder (or one file); what cannot be read is passed over, and said.
+
+    Raises:
+        ModelError: nothing in it can be read.
+    """
+    paths = [folder]
+    if folder.is_dir():
+        paths = [*sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIPS), folder]
+    found, why = [], []
+    for path in paths:
+        try:
+            found.append(decode(path, recipe, size))
+        except AgentError as error:
+            if path != folder or len(paths) == 1:
+                _LOG.warning("%s is passed over: %s", path, error.what)
+            why.append(error.what)
+    if not sum(map(len, found)):
+        raise ModelError(f"{folder}: no picture and no clip in it can be read ({'; '.join(why)})",
+                         f"put pictures or clips ({', '.join(sorted(CLIPS))}) into it")
     return np.concatenate(found)
 
 
@@ -124,12 +137,17 @@ def decode(path: Path, recipe: Recipe, size: tuple[int, int]) -> Canvases:
     ending = "" if path.is_dir() else "?pace=all"
     source = open_source(SourceOptions(name="calibration", url=f"{kind}://{quote(str(path.absolute()))}{ending}"))
     frames: list[Canvases] = []
+    step = 1
     try:
-        while len(frames) < _MOST_OF_A_SET:
+        for number in range(_LONGEST_SET):
             source.grab()
+            if number % step:
+                continue
             canvas = np.empty((height, width, 3), np.uint8)
             place(source.retrieve(), canvas)
             frames.append(canvas)
+            if len(frames) == _MOST_OF_A_SET:
+                frames, step = frames[::2], step * 2
     except EndOfStreamError:
         pass
     finally:

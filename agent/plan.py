@@ -110,18 +110,39 @@ class Plan:
     @property
     def quick_forms(self) -> tuple[Form, ...]:
         """The forms of the quick tier: float ones, for they need no calibration."""
-        return tuple(form for form in ladder(self.runtime, self.provider) if form.precision != "int8")
+        return tuple(form for form in ladder(self.runtime, self.provider, self.precision) if form.precision != "int8")
 
 
 def misfit(parts: Parts) -> list[str]:
     """Return in words why an engine of these parts does not fit this machine; empty when it does."""
+    try:
+        return differences(parts, _as_here(parts))
+    except EngineError as error:
+        return [f"cannot be told: {error.what}"]
+
+
+def may_fit(parts: Parts) -> bool:
+    """Tell whether an engine fits, or it cannot be told now: a runtime that is not installed, a GPU nobody may ask."""
+    try:
+        return not differences(parts, _as_here(parts))
+    except EngineError:
+        return True
+
+
+def _as_here(parts: Parts) -> Parts:
+    """Return the parts with this machine's platform in them.
+
+    Raises:
+        EngineError: it cannot be told, for something that was there when the engine was built cannot be asked.
+    """
     kind = parts.platform.runtime.partition(" ")[0]
     runtime: Runtime = "tensorrt" if kind == "tensorrt" else "tensorrt_rtx" if kind == "tensorrt_rtx" else "onnxruntime"
-    try:
-        here = platform(runtime, parts.platform.provider or None, parts.platform.threads)
-    except EngineError as error:
-        return [error.what]
-    return differences(parts, msgspec.structs.replace(parts, platform=here, conversion=CONVERSION))
+    here = platform(runtime, parts.platform.provider or None, parts.platform.threads)
+    for key, what in (("gpu", "the GPU"), ("power_mode", "the power mode"), ("l4t", "Jetson Linux")):
+        if getattr(parts.platform, key) and not getattr(here, key):
+            raise EngineError(f"{what} cannot be asked here ({getattr(parts.platform, key)} when it was built)",
+                              "`vedette doctor` says more")
+    return msgspec.structs.replace(parts, platform=here, conversion=CONVERSION)
 
 
 def plan_for(config: Config, recipe: Recipe, prepared: Prepared) -> Plan:

@@ -17,11 +17,12 @@ import msgspec
 from agent import assembly, machine
 from agent.building.child import Report
 from agent.building.forms import Form
+from agent.building.identity import Parts
 from agent.building.prepare import prepare
 from agent.building.recipe import Recipe
 from agent.building.store import FAILED_SERVING, Store, Stored
 from agent.config import Config
-from agent.errors import EngineError, ModelError
+from agent.errors import AgentError, EngineError, ModelError
 from agent.inference.engine import Engine
 from agent.loading import free_device_bytes, load_engine
 from agent.pipeline import Model
@@ -30,6 +31,7 @@ from agent.tuning import Tuner
 
 _LOG = logging.getLogger(__name__)
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_LOOK_AGAIN_S = 0.2
 _LEFT_FREE = 64 << 20  # bytes that must stay available when two engines are loaded for a moment
 
 
@@ -88,6 +90,7 @@ class Serving:
         Raises:
             AgentError: there is none, and why.
         """
+        self._store.sweep()
         prepared = prepare(self._recipe, size=self.size, state_dir=self._state_dir, stage=self._say)
         self._plan = plan = plan_for(self._config, self._recipe, prepared)
         if why := plan.cannot_run:
@@ -109,30 +112,38 @@ class Serving:
                     f"{rung.form} {rung.words}" for rung in tuning.rungs if rung.outcome in {"lost", "failed"})
                 return
             self._take_over(plan, swap)
-        except (EngineError, ModelError) as error:
+        except (AgentError, MemoryError, OSError) as error:
             if not self._cancel.is_set():
-                self.failed = f"tuning failed: {error.what}"
+                self.failed = f"tuning failed: {error.what if isinstance(error, AgentError) else repr(error)}"
                 _LOG.warning("%s; the %s engine goes on serving", self.failed, served.tier)
         finally:
             self.tuning = ""
 
     def distrust(self, why: str) -> None:
         """Set the serving engine aside, so that the next start does not load it again."""
-        if self.served and self.served.stored:
+        if self.served and self.served.stored and not _out_of_memory(why):
             try:
                 self._store.quarantine(self.served.stored, FAILED_SERVING + why)
             except ModelError as error:  # the events of this run are still to be saved
                 _LOG.error("%s", error)
 
     def _from_store(self, plan: Plan, tier: str) -> Served | None:
-        """Return the stored engine of exactly this plan, loaded; a faulty one is set aside."""
+        """Return the stored engine of exactly this plan, loaded; a faulty one is set aside, and that is told."""
+        there = self._store.tuning(plan.parts)
         stored = self._store.serving(plan.parts)
         if stored is None:
+            if there and there.kept:
+                self.failed = f"the {tier} engine ({there.kept}) was damaged and is set aside"
             return None
         try:
             engine = load_engine(plan.file(stored.path, stored.card.form, stored.card.max_batch))
         except EngineError as error:
-            self._store.quarantine(stored, error.what)
+            if _out_of_memory(error.what):  # it may be whole, and load the next time
+                self.failed = f"there is not enough memory for the {tier} engine ({stored.card.form}): {error.what}"
+                _LOG.warning(self.failed)
+            else:
+                self.failed = f"the {tier} engine ({stored.card.form}) cannot be loaded and is set aside: {error.what}"
+                self._store.quarantine(stored, error.what)
             return None
         rung = next((rung for rung in stored.tuning.rungs if rung.form is stored.card.form), None) if (
             stored.tuning) else None
@@ -168,14 +179,21 @@ class Serving:
         """Tell whether to tune now."""
         if served.tier == "tuned" or self._config.engine.tune == "off":
             return False
-        if why := self._store.failed_serving(plan.parts):
+        aside, rebuild = self._store.set_aside(plan.parts), f"`vedette engines build {plan.recipe.name} --force`"
+        if aside.startswith(FAILED_SERVING):
             # It would be built, let pass, and fail again.
-            self.failed = f"the tuned engine is in quarantine ({why}): `vedette engines build --force` builds it again"
+            self.failed = f"the tuned engine is in quarantine ({aside}): {rebuild} builds it again"
             return False
-        if before := self._store.tuning(plan.parts):
-            self.failed = "" if before.kept else "tuned before, and none could be kept: `vedette engines show` says why"
-            return bool(before.kept)
-        outdated = self._store.tunings(plan.recipe.name)
+        before = self._store.tuning(plan.parts)
+        if before and before.kept:
+            return self._store.serving(plan.parts) is None  # if it is whole there is no memory for it now
+        if before and any(rung.outcome == "lost" for rung in before.rungs):
+            self.failed = f"tuned before, and none could be kept: `vedette engines show` says why; {rebuild} to retry"
+            return False
+        if aside:
+            self.failed = self.failed or f"the tuned engine is in quarantine ({aside})"
+        outdated = aside or any(_replaced_by(plan.parts, tuning.parts) for tuning in
+                                self._store.tunings(plan.recipe.name) if tuning.kept)
         if outdated and served.tier == "prepared":
             _LOG.info("the engine tuned before does not fit any more, it is built anew")
         return bool(self._config.engine.tune == "background" or served.tier == "quick" or outdated)
@@ -191,9 +209,11 @@ class Serving:
             return
         better = self._from_store(plan, "tuned")
         if better is None:
-            self.failed = f"the tuned engine ({stored.card.form}) cannot be loaded and is set aside"
             return
-        swap(better)
+        taken_over = swap(better)
+        while not taken_over.wait(_LOOK_AGAIN_S):
+            if self._cancel.is_set():
+                return
         self.served = better
         self.failed = ""
         _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
@@ -202,13 +222,13 @@ class Serving:
         """Return why two engines cannot be loaded at once; empty when they can."""
         figures = [rung.measured for rung in (stored.tuning.rungs if stored.tuning else [])
                    if rung.form is stored.card.form and rung.measured]
-        need = sum(figure.resident_bytes or 0 for figure in figures)
-        on_device = sum(figure.device_bytes or 0 for figure in figures)
-        if not plan.on_cpu and on_device and (left := free_device_bytes()) < on_device + _LEFT_FREE:
-            return (f"loading it beside the one that serves takes {on_device / 1e6:.0f} MB on the device, "
+        # On a GPU the process holds the libraries already, which are most of what a trial's process grew by.
+        need = sum((figure.resident_bytes if plan.on_cpu else figure.device_bytes) or 0 for figure in figures)
+        if not plan.on_cpu and (left := free_device_bytes()) < need + _LEFT_FREE:
+            return (f"loading it beside the one that serves takes {need / 1e6:.0f} MB on the device, "
                     f"{left / 1e6:.0f} MB are free")
         free, budget = machine.memory(), self._config.budget.memory
-        if free and free.available < need + _LEFT_FREE:
+        if plan.on_cpu and free and free.available < need + _LEFT_FREE:
             return (f"loading it beside the one that serves takes {need / 1e6:.0f} MB, {free.available / 1e6:.0f} MB "
                     "are free")
         if budget and _resident() + need > budget:
@@ -220,6 +240,16 @@ class Serving:
         def heard(phase: str, done: int, total: int | None) -> None:
             self.tuning = phase + (f" {done} of {total}" if total else "")
         return heard
+
+
+def _replaced_by(new: Parts, old: Parts) -> bool:
+    """Tell whether engines of ``old`` would be those of ``new`` now: same runtime and tier, but something changed."""
+    kinds = [(parts.platform.runtime.partition(" ")[0], parts.platform.provider, parts.level) for parts in (new, old)]
+    return kinds[0] == kinds[1] and new.base != old.base
+
+
+def _out_of_memory(why: str) -> bool:
+    return any(words in why.lower() for words in ("out of memory", "cannot be allocated", "failed to allocate"))
 
 
 def _resident() -> int:

@@ -5,8 +5,11 @@ FP32 model on ONNX Runtime's CPU provider; how fast an engine is, is measured in
 beat, so that a busy machine is busy for both.
 """
 
+import math
 import os
 import time
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from agent.building.agreement import agree, output_difference
 from agent.building.child import Cancelled, Report, answer_one
 from agent.building.forms import CPU, Form
-from agent.building.gate import Measured, Speed
+from agent.building.gate import Agreement, Measured, Speed
 from agent.building.recipe_tables import HeadTable
 from agent.errors import EngineError, ModelError
 from agent.inference.engine import Engine, Outputs, infer
@@ -77,51 +80,53 @@ def work(job: TrialJob, report: Report, cancelled: Cancelled) -> Trialled:
 
 def _measure(job: TrialJob, report: Report, cancelled: Cancelled) -> Measured:
     before = _resident()
-    candidate = load_engine(job.candidate)
-    resident = _resident() - before
-    frames: NDArray[np.uint8] = np.load(job.frames)
-    compared = _Compared(job, candidate)
-    for number, frame in enumerate(frames):
-        report("compare", number, len(frames))
-        if cancelled():
-            raise ModelError("cancelled", "")
-        compared.look(frame, raw=number < _RAW_FRAMES)
-    compared.look_together(frames)
-    compared.reference.close()
-    baseline = load_engine(job.baseline) if job.baseline else None
-    speeds = _race([candidate, *([baseline] if baseline else [])], frames, job.runs, report, cancelled)
-    on_device = getattr(candidate, "device_bytes", None)
-    measured = Measured(
-        agreement=agree(compared.expected, compared.found, threshold=job.head.score, score_drift=job.score_drift,
-                        output_difference=compared.difference()),
-        speed=speeds[0], baseline=speeds[1] if baseline else None,
+    with closing(load_engine(job.candidate)) as candidate:
+        resident = _resident() - before
+        frames: NDArray[np.uint8] = np.load(job.frames)
+        with closing(load_engine(_reference(job))) as reference:  # gone before times are taken
+            agreement = _Compared(job, candidate, reference).look_at(frames, report, cancelled)
+        with closing(load_engine(job.baseline)) if job.baseline else nullcontext() as baseline:
+            speeds = _race([candidate, *([baseline] if baseline else [])], frames, job.runs, report, cancelled)
+        on_device = getattr(candidate, "device_bytes", None)
+    return Measured(
+        agreement=agreement, speed=speeds[0], baseline=speeds[1] if job.baseline else None,
         baseline_form=Form(job.baseline.form) if job.baseline else None, device_bytes=on_device,
         resident_bytes=max(resident, 0), frames_kind="held-out" if job.frames_kind == "held-out" else "synthetic")
-    for engine in (candidate, baseline):
-        if engine:
-            engine.close()
-    return measured
+
+
+def _reference(job: TrialJob) -> EngineFile:
+    return msgspec.structs.replace(job.candidate, path=job.reference, form=Form.FP32, runtime="onnxruntime",
+                                   provider=CPU, threads=0, max_batch=1)
 
 
 class _Compared:
     """Both sides' boxes of every frame, decoded a little below the recipe's score, and how far raw outputs differ."""
 
-    def __init__(self, job: TrialJob, candidate: Engine) -> None:
+    def __init__(self, job: TrialJob, candidate: Engine, reference: Engine) -> None:
         self.candidate = candidate
-        self.reference = load_engine(msgspec.structs.replace(
-            job.candidate, path=job.reference, form=Form.FP32, runtime="onnxruntime", provider=CPU, threads=0,
-            max_batch=1))
-        low = max(job.head.score - job.score_drift, 1e-3)
-        config = HeadConfig(kind=job.head.kind, classes=job.classes, score=low, iou=job.head.iou,
+        self.reference = reference
+        self._agree = partial(agree, threshold=job.head.score, score_drift=job.score_drift, output_difference=0.0)
+        self._low = max(job.head.score - job.score_drift, 1e-3)
+        config = HeadConfig(kind=job.head.kind, classes=job.classes, score=self._low, iou=job.head.iou,
                             landmarks=job.head.landmarks)
-        self._heads: tuple[Head, Head] = (make_head(config, self.reference.spec), make_head(config, candidate.spec))
+        self._heads: tuple[Head, Head] = (make_head(config, reference.spec), make_head(config, candidate.spec))
         self.expected: list[Detections] = []
         self.found: list[Detections] = []
-        self.in_batch = 0.0
         self._raw: tuple[list[Outputs], list[Outputs]] = ([], [])
 
+    def look_at(self, frames: NDArray[np.uint8], report: Report, cancelled: Cancelled) -> Agreement:
+        """Run both on every frame, and the candidate on batches."""
+        for number, frame in enumerate(frames):
+            report("compare", number, len(frames))
+            if cancelled():
+                raise ModelError("cancelled", "")
+            self.look(frame, raw=number < _RAW_FRAMES)
+        batch, in_batch = self.look_together(frames)
+        return self._agree(self.expected, self.found, batch=batch, batch_difference=in_batch,
+                           output_difference=output_difference(*map(_joined, self._raw)))
+
     def look(self, frame: NDArray[np.uint8], *, raw: bool) -> None:
-        place = [Placement(scale=1.0, left=0, top=0, width=frame.shape[1], height=frame.shape[0])]
+        place = [_whole(frame)]
         expected, found = (infer(engine, frame[None]) for engine in (self.reference, self.candidate))
         if raw:
             self._raw[0].append(self._like_candidate(expected))
@@ -137,16 +142,55 @@ class _Compared:
         return [np.concatenate([expected[0][:, :4], scores.max(1, keepdims=True),
                                 scores.argmax(1)[:, None].astype(np.float32)], axis=1)]
 
-    def look_together(self, frames: NDArray[np.uint8]) -> None:
-        """Compare a full batch with the same frames one by one: profiles and bindings are wrong there first."""
-        most = min(self.candidate.spec.max_batch, len(frames), _RAW_FRAMES)
-        if most >= 2:
-            together = infer(self.candidate, np.ascontiguousarray(frames[:most]))
-            self.in_batch = output_difference(_joined(self._raw[1][:most]), together)
+    def look_together(self, frames: NDArray[np.uint8]) -> tuple[int, float | None]:
+        """Compare a full batch, and one short of a frame, with the same frames one by one, answered by this engine.
 
-    def difference(self) -> float:
-        """Return how far raw outputs differ from the reference's, or a batch's from those of its frames alone."""
-        return max(output_difference(*map(_joined, self._raw)), self.in_batch)
+        Profiles and bindings are wrong there first. Frames are repeated where they are fewer than a batch.
+
+        Returns:
+            Frames in the largest batch, and the larger difference; 1 and None where the engine takes one frame only.
+        """
+        full = self.candidate.spec.max_batch
+        if full < 2:
+            return 1, None
+        known = min(len(frames), _RAW_FRAMES)
+        differences = []
+        for first, count in ((0, full), (1, full - 1)):  # another frame comes first: nothing may be left of the other
+            if count >= 2:
+                chosen = [(first + row) % known for row in range(count)]
+                together = infer(self.candidate, np.ascontiguousarray(frames[chosen]))
+                differences.append(self._apart(chosen, frames, together))
+        return full, max(differences)
+
+    def _apart(self, chosen: list[int], frames: NDArray[np.uint8], together: Outputs) -> float:
+        """Return how far a batch's answers are from those to its frames alone: raw outputs, and boxes.
+
+        Where pixels and scores share an output, only boxes show that scores are wrong. Of an end-to-end model only
+        boxes are compared: its rows are sorted by score, and rounding makes those of the background swap places.
+        """
+        alone = _joined([self._raw[1][number] for number in chosen])
+        raw = output_difference(self._sure(alone), self._sure(together))
+        if raw == math.inf:
+            return raw  # no shape that a head could read, or not numbers
+        boxes = self._heads[1](together, [_whole(frames[number]) for number in chosen])
+        same = self._agree([self.found[number] for number in chosen], boxes)
+        total = max(same.reference_boxes, 1)
+        if self._heads[1].kind == "end2end":
+            raw = 0.0 if same.mean_iou is None else 1 - same.mean_iou
+        return max(raw, (same.reference_boxes - same.matched) / total,
+                   same.extra / total, same.score_drift_mean or 0.0)
+
+    def _sure(self, outputs: Outputs) -> Outputs:
+        """Return outputs without the class of what is no box: where all scores are near 0, rounding chooses it."""
+        if [output.name for output in self.candidate.spec.outputs] != [BEST] or outputs[0].shape[1:2] != (6,):
+            return outputs
+        sure = np.array(outputs[0])
+        sure[:, 5] = np.where(sure[:, 4] >= self._low, sure[:, 5], 0)
+        return [sure]
+
+
+def _whole(frame: NDArray[np.uint8]) -> Placement:
+    return Placement(scale=1.0, left=0, top=0, width=frame.shape[1], height=frame.shape[0])
 
 
 def _joined(outputs: list[Outputs]) -> Outputs:

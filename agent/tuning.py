@@ -17,24 +17,22 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
-import numpy as np
 
 from agent.building.child import Death, Refusal, Report, run_child
 from agent.building.forms import Form, ladder
 from agent.building.gate import Measured, Speed, judge
 from agent.building.identity import timing_key
 from agent.building.jobs import BuildJob, Converted, ConvertJob, QuantiseSettings
-from agent.building.lock import alone_in, taken
+from agent.building.lock import alone_in
 from agent.building.store import Rung, Store, Stored, Tuning
 from agent.building.tensorrt_builder import BuildSettings, Built
 from agent.errors import ModelError
-from agent.pictures import gather, synthetic
+from agent.gathering import Gathered, GatherJob
 from agent.plan import Plan
 from agent.trial import TrialJob, Trialled
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T", bound=msgspec.Struct)
-_LOOK_AGAIN_S = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,8 +70,14 @@ class Tuner:
     frames_from: Path | None = None
     prebuilt: Path | None = None
     told: Callable[[Rung], None] = lambda _: None
+    _waited: bool = False
     _rungs: dict[Form, Rung] = field(default_factory=dict)
     _in_turns: dict[Form, Speed] = field(default_factory=dict)  # the float engine's, beside the last INT8 form
+
+    def __post_init__(self) -> None:
+        # Children run in another directory.
+        self.state_dir = self.state_dir.absolute()
+        self.frames_from = self.frames_from and self.frames_from.absolute()
 
     def run(self, forms: tuple[Form, ...] | None = None) -> Tuning:
         """Tune; return the report, which is in the store then, with the engine that was kept.
@@ -97,6 +101,8 @@ class Tuner:
         began = time.monotonic()
         plan, store = self.plan, Store(self.state_dir)
         with self._work_folder(store) as work:
+            if self._waited and store.serving(plan.parts) and (done := store.tuning(plan.parts)):
+                return done  # the other process has built just this
             frames = self._frames(work)
             files = self._convert(work, forms, frames)
             floats = [form for form in forms if form.precision != "int8"]
@@ -120,11 +126,14 @@ class Tuner:
     def _work_folder(self, store: Store) -> Iterator[Path]:
         """Yield a scratch folder on the store's file system; scraps of a killed run go first."""
         folder = store.folder(self.plan.parts)
-        while taken(folder.parent):  # by another process that tunes this recipe; it may take an hour
+
+        def wait() -> None:  # for another process that tunes this recipe; it may take an hour
+            self._waited = True
             self.report("waits for another build", 0, None)
-            if self.cancel.wait(_LOOK_AGAIN_S):
+            if self.cancel.is_set():
                 raise ModelError("cancelled", "")
-        with alone_in(folder.parent):
+
+        with alone_in(folder.parent, wait):
             folder.mkdir(exist_ok=True)
             for scrap in folder.parent.glob(".work-*"):
                 shutil.rmtree(scrap, ignore_errors=True)
@@ -135,20 +144,23 @@ class Tuner:
                 shutil.rmtree(work, ignore_errors=True)
 
     def _frames(self, work: Path) -> _Frames:
-        size = (self.plan.prepared.height, self.plan.prepared.width)
+        """Gather frames in a child.
+
+        Raises:
+            ModelError: there are none, not even made-up ones, and why.
+        """
+        plan, calibrate, judge_by = self.plan, work / "calibrate.npy", work / "judge.npy"
+        job = GatherJob(
+            recipe=str(plan.recipe.folder.absolute()), size=(plan.prepared.height, plan.prepared.width),
+            state_dir=str(self.state_dir), folder=str(self.frames_from) if self.frames_from else None,
+            calibrate=str(calibrate), judge=str(judge_by))
         self.report("frames", 0, None)
-        split, why = gather(self.plan.recipe, size, self.state_dir, folder=self.frames_from)
-        if split is None or not len(split.held_out):
-            np.save(work / "judge.npy", synthetic(size))
-            return _Frames(calibration=None, held_out=work / "judge.npy", kind="synthetic",
-                           note=why or "no frame is left to judge INT8 by", judging=len(synthetic(size)))
-        np.save(work / "judge.npy", split.held_out)
-        if len(split.calibration):
-            np.save(work / "calibrate.npy", split.calibration)
+        answer = self._child("agent.gathering", job, Gathered, phase="frames")
+        if isinstance(answer, str):
+            raise ModelError(f"no frames to calibrate and judge on: {answer}", "see docs/recipes.md, Bringing pictures")
         return _Frames(
-            calibration=work / "calibrate.npy" if len(split.calibration) else None, held_out=work / "judge.npy",
-            kind="held-out", note="; ".join(filter(None, (split.note, why))), sha256=split.sha256,
-            calibrating=len(split.calibration), judging=len(split.held_out))
+            calibration=calibrate if answer.calibrating else None, held_out=judge_by, kind=answer.kind,
+            note=answer.note, sha256=answer.sha256, calibrating=answer.calibrating, judging=answer.judging)
 
     def _convert(self, work: Path, forms: tuple[Form, ...], frames: _Frames) -> Mapping[Form, Path]:
         """Write the forms; note the rungs that cannot be."""

@@ -20,7 +20,7 @@ _PERCENTILE = 99.9  # of the differences: one pixel in a thousand may be off, as
 
 
 def agree(reference: Sequence[Detections], found: Sequence[Detections], *, threshold: float, score_drift: float,
-          output_difference: float) -> Agreement:
+          output_difference: float, batch: int = 1, batch_difference: float | None = None) -> Agreement:
     """Compare the boxes of each frame.
 
     A box of the reference at ``threshold`` or above is matched by a box of the same class with an IoU of at least 0.5
@@ -34,6 +34,8 @@ def agree(reference: Sequence[Detections], found: Sequence[Detections], *, thres
         threshold: The recipe's score.
         score_drift: That of the recipe's ``[gate]``.
         output_difference: What :func:`output_difference` said of the raw outputs; passed on.
+        batch: Frames in the largest batch compared with the same frames one by one; passed on.
+        batch_difference: How far that differed; passed on.
 
     Raises:
         ValueError: not the same number of frames on both sides.
@@ -41,6 +43,7 @@ def agree(reference: Sequence[Detections], found: Sequence[Detections], *, thres
     matched = extra = changed = boxes = 0
     ious: list[float] = []
     drifts: list[float] = []
+    landmarks: list[float] = []
     for ours, theirs in zip(map(_canonical, reference), map(_canonical, found), strict=True):
         strong, weak = ours.scores >= threshold, ours.scores < threshold
         usable = theirs.scores >= threshold - score_drift
@@ -57,11 +60,14 @@ def agree(reference: Sequence[Detections], found: Sequence[Detections], *, thres
         extra += int(clear.sum()) - len(excused)
         ious += [float(iou[pair]) for pair in pairs]
         drifts += [abs(float(ours.scores[a]) - float(theirs.scores[b])) for a, b in pairs]
+        landmarks += _landmark_errors(ours, theirs, pairs)
     return Agreement(
         frames=len(reference), reference_boxes=boxes, matched=matched, extra=extra, class_changed=changed,
         mean_iou=math.fsum(ious) / len(ious) if ious else None,
         score_drift_mean=math.fsum(drifts) / len(drifts) if drifts else None,
-        score_drift_max=max(drifts, default=None), output_difference=output_difference)
+        score_drift_max=max(drifts, default=None), output_difference=output_difference,
+        batch=batch, batch_difference=batch_difference, landmark_pairs=len(landmarks),
+        landmark_error_mean=float(np.mean(landmarks)) if landmarks else None)
 
 
 def output_difference(reference: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
@@ -96,7 +102,21 @@ def _difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float
 def _canonical(boxes: Detections) -> Detections:
     """Return the boxes in an order that depends on nothing but what they are, so that ties always end alike."""
     order = np.lexsort((*boxes.xyxy.T, boxes.class_ids, -boxes.scores))
-    return Detections(xyxy=boxes.xyxy[order], scores=boxes.scores[order], class_ids=boxes.class_ids[order])
+    return Detections(xyxy=boxes.xyxy[order], scores=boxes.scores[order], class_ids=boxes.class_ids[order],
+                      landmarks=None if boxes.landmarks is None else boxes.landmarks[order])
+
+
+def _landmark_errors(ours: Detections, theirs: Detections, pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Return, of each pair, the mean distance of landmarks / the diagonal of our box; infinity where theirs lack."""
+    if ours.landmarks is None or not ours.landmarks.shape[1]:
+        return []
+    if theirs.landmarks is None or theirs.landmarks.shape[1:] != ours.landmarks.shape[1:]:
+        return [math.inf] * len(pairs)
+    rows, columns = [a for a, _ in pairs], [b for _, b in pairs]
+    sides = (ours.xyxy[rows, 2:] - ours.xyxy[rows, :2]).astype(np.float64)
+    apart = ours.landmarks[rows].astype(np.float64) - theirs.landmarks[columns]
+    errors: NDArray[np.float64] = np.hypot(apart[..., 0], apart[..., 1]).mean(-1) / np.hypot(sides[:, 0], sides[:, 1])
+    return [float(error) for error in errors]
 
 
 def _iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:

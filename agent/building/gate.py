@@ -18,6 +18,12 @@ from agent.building.recipe_tables import GateTable
 
 MOST_P99_RATIO = 1.25
 """An INT8 engine's p99 may be this much longer than the float engine's: a faster median must not hide long calls."""
+MOST_BATCH_DIFFERENCE = 0.02
+"""Of a batch's raw outputs from those of its frames one by one. Both are the same engine's, so only rounding and other
+kernels may tell them apart; a frame that gets another's answer, or a wrong binding, is far beyond that."""
+MOST_LANDMARK_ERROR = 0.05
+"""Mean distance of landmarks from the reference's, in diagonals of the box. The eyes of a face are about a third of its
+diagonal apart: with more than this they no longer say where it looks."""
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +40,12 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
         score_drift_max: The largest.
         output_difference: Of the raw outputs, as a share of their range; infinite or None (JSON knows no infinity)
             where they cannot be compared: another shape, or not a number.
+        batch: Frames in the largest batch compared; 1 = none of several, or a card of before there was this.
+        batch_difference: Of a batch's answers from those of the same engine to its frames one by one, as a share of
+            their range. None where ``batch`` is 1; where it is not, infinite or None say that they cannot be compared.
+        landmark_pairs: Matched pairs whose box of the reference has landmarks.
+        landmark_error_mean: Mean distance of the landmarks of those pairs / the diagonal of the reference's box. None
+            without a pair; with some, infinite or None say that the engine's are missing, or not numbers.
     """
 
     frames: int
@@ -45,6 +57,10 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     score_drift_mean: float | None = None
     score_drift_max: float | None = None
     output_difference: float | None
+    batch: int = 1
+    batch_difference: float | None = None
+    landmark_pairs: int = 0
+    landmark_error_mean: float | None = None
 
     @property
     def share(self) -> float | None:
@@ -144,6 +160,7 @@ def _wrong(form: Form, measured: Measured, tolerance: Tolerance) -> Iterator[str
     if difference is None or not math.isfinite(difference):
         yield "its outputs cannot be compared: another shape than the reference's, or not a number"
         return
+    yield from _wrong_in_batch(found)
     enough = found.reference_boxes >= tolerance.least_boxes
     if form.precision == "int8":
         if measured.frames_kind != "held-out":
@@ -155,6 +172,21 @@ def _wrong(form: Form, measured: Measured, tolerance: Tolerance) -> Iterator[str
         yield _against("output difference", difference, ">", tolerance.output_difference)
     if enough:
         yield from _disagrees(found, tolerance)
+    if found.landmark_pairs and not _finite(found.landmark_error_mean):
+        yield f"its landmarks are missing or not numbers ({found.landmark_pairs} boxes of the reference have some)"
+
+
+def _wrong_in_batch(found: Agreement) -> Iterator[str]:
+    """Yield how a batch's answers differ from those to its frames alone: no form is allowed that."""
+    difference = found.batch_difference
+    if difference is None and found.batch <= 1:
+        return
+    if difference is None or not math.isfinite(difference):
+        yield (f"a batch of {found.batch} cannot be compared with its frames one by one: outputs of another shape, or "
+               "not a number")
+    elif not difference <= MOST_BATCH_DIFFERENCE:
+        yield (f"{_against('batch difference', difference, '>', MOST_BATCH_DIFFERENCE)} (batches of up to "
+               f"{found.batch} against the same frames one by one)")
 
 
 def _disagrees(found: Agreement, tolerance: Tolerance) -> Iterator[str]:
@@ -171,6 +203,9 @@ def _disagrees(found: Agreement, tolerance: Tolerance) -> Iterator[str]:
             yield "score drift not known"
     elif not drift <= tolerance.score_drift:
         yield _against("score drift", drift, ">", tolerance.score_drift)
+    error = found.landmark_error_mean
+    if error is not None and math.isfinite(error) and not error <= MOST_LANDMARK_ERROR:
+        yield f"{_against('landmark error', error, '>', MOST_LANDMARK_ERROR)} of the box's diagonal"
 
 
 def _slow(measured: Measured, tolerance: Tolerance) -> Iterator[str]:
@@ -200,8 +235,10 @@ def _figures(measured: Measured) -> str:
         parts = [f"agreement {share:.3f} ({_boxes(found)}, {found.extra} extra)"]
     if found.score_drift_mean is not None:
         parts.append(f"score drift {found.score_drift_mean:.3f}")
-    if found.output_difference is not None and math.isfinite(found.output_difference):
-        parts.append(f"output difference {found.output_difference:.2g}")
+    for name, figure in (("landmark error", found.landmark_error_mean), ("output difference", found.output_difference),
+                         ("batch difference", found.batch_difference)):
+        if _finite(figure):
+            parts.append(f"{name} {figure:.2g}")
     parts[-1] += f" on {found.frames} {measured.frames_kind} frame{'s' * (found.frames != 1)}"
     if speed.measured:
         parts.append(f"p50 {speed.p50_ms:.3g} ms, p99 {speed.p99_ms:.3g} ms")
@@ -212,6 +249,10 @@ def _figures(measured: Measured) -> str:
     if measured.watts is not None:
         parts.append(f"{measured.watts:.1f} W")
     return ", ".join(parts)
+
+
+def _finite(figure: float | None) -> bool:
+    return figure is not None and math.isfinite(figure)
 
 
 def _boxes(found: Agreement) -> str:

@@ -47,7 +47,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         recipe: Its name.
-        recipe_sha256: Of what the recipe says about input, precision, calibration and gate.
+        recipe_sha256: Of what the recipe says about input, head, classes, precision, calibration and gate.
         model_sha256: Of the model as fetched.
         prepared: Identity of the prepared model.
         conversion: Version of our own conversion steps.
@@ -86,7 +86,8 @@ def timing_key(platform: Platform) -> str:
 
 def recipe_sha256(recipe: Recipe) -> str:
     """Hash what decides how an engine comes out and whether it is kept; a new summary rebuilds nothing."""
-    return _hash([recipe.input, recipe.head, recipe.precision, recipe.calibration, recipe.gate])
+    # The head names a file of class names only; the names are what the outputs are read by.
+    return _hash([recipe.input, recipe.head, recipe.classes, recipe.precision, recipe.calibration, recipe.gate])
 
 
 def differences(old: Parts, new: Parts) -> list[str]:

@@ -1,16 +1,24 @@
 """One process at a time in a folder: ``vedette run`` and ``vedette engines fetch`` may want the same file at once."""
 
 import fcntl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from agent.errors import ModelError
 
+_LOOK_AGAIN_S = 0.2
+
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Create ``folder`` if need be and hold its lock; waits while another process holds it.
+
+    Args:
+        folder: Whose lock.
+        wait: Called every 0.2 s while another holds the lock; what it raises ends the waiting.
 
     Raises:
         ModelError: the folder cannot be made or written.
@@ -22,7 +30,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise ModelError(f"{folder}: cannot be written: {error.strerror}",
                          "let the agent's user own the state directory, or name another with --state-dir") from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if wait is None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        else:
+            while not _got(lock, fcntl.LOCK_EX):
+                wait()
+                time.sleep(_LOOK_AGAIN_S)
         yield
 
 
@@ -33,8 +46,13 @@ def taken(folder: Path) -> bool:
     except OSError:
         return False
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _got(lock, fcntl.LOCK_SH)
+
+
+def _got(lock: BinaryIO, kind: int) -> bool:
+    """Take the lock of this kind unless that means waiting."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -7,6 +7,7 @@ identity must hold both.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from agent.errors import ModelError, missing_extra
 _CPU = "CPUExecutionProvider"
 _LIMIT = 1e-3  # share of an output's range; the same optimiser ran for both, so on a CPU the outputs are equal
 _SHOWN = 300  # characters of the runtime's own words
-_REMEDY = "build another form (--precision fp32), or another version of onnxruntime"
+_REMEDY = "choose another form with --precision, or take another version of onnxruntime"
+_ROOM = 2  # times the source: with less free, what failed while or after it was written failed for want of room
 
 
 def build_ort(onnx_path: Path, target: Path, *, provider: str | None, threads: int,
@@ -63,13 +65,13 @@ def build_ort(onnx_path: Path, target: Path, *, provider: str | None, threads: i
 
     try:
         step(0)
-        source = _session(runtime, onnx_path, wanted, threads, save=scrap)
+        source = _session(runtime, onnx_path, wanted, threads, source=onnx_path, scrap=scrap)
         step(1)
         picture, batch = _picture(source, name)
         expected = _run(source, picture, name)
         del source  # two loaded models at once are two times the memory
         step(2)
-        found = _run(_session(runtime, scrap, wanted, threads), picture, name)
+        found = _run(_session(runtime, scrap, wanted, threads, source=onnx_path, scrap=scrap), picture, name)
         if (difference := _difference(expected, found)) > _LIMIT:
             raise ModelError(f"{name}: what onnxruntime saved gives outputs that differ by {min(difference, 1):.2g} of "
                              "their range from those of the model it was made from", _REMEDY)
@@ -91,24 +93,36 @@ def _import_runtime() -> Any:
     return onnxruntime
 
 
-def _session(runtime: Any, path: Path, provider: str, threads: int, save: Path | None = None) -> Any:
+def _session(runtime: Any, path: Path, provider: str, threads: int, *, source: Path, scrap: Path) -> Any:
+    """Load ``path``: the source, which is saved to ``scrap`` then, or that scrap."""
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cameras need those cores
     options.log_severity_level = 4  # what goes wrong arrives as an exception
-    if save:
-        options.optimized_model_filepath = str(save)
+    if path == source:
+        options.optimized_model_filepath = str(scrap)
     try:
         session = runtime.InferenceSession(str(path), options, providers=[provider])
     except _runtime_errors() as error:
-        what = "optimise and save it" if save else "load what it saved itself"
-        raise ModelError(f"{path.name}: onnxruntime cannot {what}: {str(error)[:_SHOWN]}", _REMEDY) from error
+        if (free := _too_little_room(scrap, source)) is not None:  # its own words speak of protobuf
+            raise ModelError(f"{source.name}: onnxruntime cannot save it: the disk is full: {free / 1e6:.1f} MB free",
+                             "make room on that disk") from error
+        what = "optimise and save it" if path == source else "load what it saved itself"
+        raise ModelError(f"{source.name}: onnxruntime cannot {what}: {str(error)[:_SHOWN]}", _REMEDY) from error
     if (in_use := session.get_providers()[0]) != provider:
         raise ModelError(f"{path.name}: asked for {provider}, onnxruntime took {in_use}",
                          f"mend the driver or libraries of {provider}, or leave [engine] provider out for the CPU")
     return session
+
+
+def _too_little_room(scrap: Path, source: Path) -> int | None:
+    """Return the free bytes of the scrap's disk, where it was begun and they are few."""
+    if not scrap.exists():
+        return None  # it failed before it wrote
+    free = shutil.disk_usage(scrap.parent).free
+    return free if free < _ROOM * source.stat().st_size else None
 
 
 def _picture(session: Any, name: str) -> tuple[NDArray[np.uint8], int]:

@@ -172,14 +172,14 @@ class Store:
                 raise ModelError(f"{card}: cannot be deleted: {error.strerror}", "check its owner and mode") from error
             _LOG.warning("nothing is kept of it to be looked at: %s", error.strerror)
 
-    def failed_serving(self, parts: Parts) -> str:
-        """Return why an engine of these parts was set aside while it served; empty when none was."""
-        for file in self._root.glob(f"{parts.recipe}/quarantine/*.txt"):
+    def set_aside(self, parts: Parts) -> str:
+        """Return why an engine of these parts was last set aside; empty when none is in the quarantine."""
+        for file in sorted(self._root.glob(f"{parts.recipe}/quarantine/*.txt"), key=_mtime, reverse=True):
             try:
                 why, _, rest = file.read_text("utf-8").partition("\n")
             except (OSError, UnicodeDecodeError):
                 continue
-            if rest.startswith(parts.base) and why.startswith(FAILED_SERVING):
+            if rest.startswith(parts.base):
                 return why
         return ""
 
@@ -195,6 +195,26 @@ class Store:
         found = (_read(path, Tuning) for path in self._root.glob(f"{recipe}/built/*/{TUNED}"))
         return sorted((tuning for tuning in found if tuning), key=lambda tuning: tuning.at, reverse=True)
 
+    def parts(self) -> list[Parts]:
+        """Return what the folders here were made for, each once: by every card and by the report of every tuning.
+
+        A ladder that nothing won leaves a report and no engine; it still saves its box from climbing again.
+        """
+        found: dict[Parts, None] = {}
+        for path in sorted(self._root.glob("*/built/*/*.json")):
+            kept = _read(path, Tuning) if path.name == TUNED else _read(path, Card)
+            if kept:
+                found[kept.parts] = None
+        return list(found)
+
+    def sweep(self) -> None:
+        """Delete the scratch of builds that were killed; that of one that goes on stays."""
+        for folder in self._root.glob("*/built"):
+            scraps = list(folder.glob(".work-*"))
+            if scraps and not taken(folder):
+                for scrap in scraps:
+                    shutil.rmtree(scrap, ignore_errors=True)
+
     def used_bytes(self) -> int:
         """Return what built engines, scraps and the quarantine take on the disk."""
         places = (*self._root.glob("*/built"), *self._root.glob("*/quarantine"))
@@ -205,7 +225,7 @@ class Store:
 
         Args:
             max_bytes: Of built engines, scraps and quarantine.
-            in_use: Bases (see :class:`Parts`) that are never touched.
+            in_use: Bases (see :class:`Parts`; :meth:`parts` gives all) that are never touched.
             dry_run: Delete nothing.
 
         Returns:

@@ -123,7 +123,7 @@ def _in_turns(rung: Rung, tuning: Tuning) -> float | None:
 
 def _row(rung: Rung, tuning: Tuning, model: str, p50_ms: float | None) -> TableRow:
     platform, measured = tuning.parts.platform, rung.measured
-    threads = f"{platform.threads or 'all'} thread{'s' * (platform.threads != 1)}"
+    threads = f"{platform.threads} thread{'s' * (platform.threads != 1)}" if platform.threads else "all cores but one"
     device = platform.gpu or (f"{platform.cpu}, {threads}" if platform.cpu else "no GPU")
     row = TableRow(device=device, model=model, step=str(rung.form), runtime=platform.runtime,
                    note=_OUTCOMES.get(rung.outcome, rung.outcome))

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from agent.building.gate import Measured
-from agent.building.store import Rung, Tuning
+from agent.building.store import Rung, Stored, Tuning
 
 _COLOURS = {"kept": "bold green", "beaten": "green", "lost": "yellow", "failed": "red"}
 _MARKS = {"kept": "kept ✔"}
@@ -31,8 +31,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], styles: 
     say(table, width=140)
 
 
-def print_tuning(tuning: Tuning, misfit: Sequence[str] = (), stored: str = "") -> None:
-    """Print a ladder with its outcomes and, for what was measured, the report card."""
+def print_tuning(tuning: Tuning, misfit: Sequence[str] = (), serving: Stored | None = None) -> None:
+    """Print a ladder with its outcomes and, for what was measured, the report card.
+
+    ``serving`` is the engine that serves now; it may be of an earlier tuning when this one kept nothing.
+    """
     parts, platform = tuning.parts, tuning.parts.platform
     where = ", ".join(filter(None, (
         platform.gpu or platform.cpu or "a machine without a GPU",
@@ -46,12 +49,19 @@ def print_tuning(tuning: Tuning, misfit: Sequence[str] = (), stored: str = "") -
         if rung.outcome not in {"kept", "beaten"}:
             click.echo(f"{rung.form}: {rung.outcome}: {rung.words}")
     identity = f"identity {parts.identity(tuning.kept)}" if tuning.kept else "no engine may serve"
+    if serving and not tuning.kept:
+        identity = f"this build kept nothing; the engine of {_minute(serving.card.at)} goes on serving"
     click.echo(f"{parts.recipe}: {identity}, {platform.runtime}{f', {platform.provider}' if platform.provider else ''} "
                f"on {where}")
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(tuning.at))
-    click.echo("; ".join(filter(None, (f"tuned {when} in {tuning.took_s:.0f} s", tuning.note, stored))))
+    stored = f"stored in {serving.path.parent}" if serving else ""
+    took = f"tuned {_minute(tuning.at)} in {tuning.took_s:.0f} s"
+    click.echo("; ".join(filter(None, (took, tuning.note, stored))))
     if misfit:
         click.echo(f"does not fit this device any more: {'; '.join(misfit)}")
+
+
+def _minute(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
 def _row(rung: Rung) -> list[str]:

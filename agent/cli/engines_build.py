@@ -3,23 +3,32 @@
 Nothing heavy is imported before a command needs it.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from agent.building.forms import CPU
 from agent.building.recipe import Recipe, find_recipe, list_recipes, recipe_folders
-from agent.building.store import Rung, Store, Tuning
+from agent.building.store import Rung, Store, Stored, Tuning
 from agent.cli.engine_tables import print_json, print_table, print_tuning, size_words
 from agent.cli.options import engine_options, load_or_default
 from agent.config import Config
 from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, ConfigError
 from agent.units import Bytes
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+_WHOLE, _OTHER_DEVICE, _DAMAGED = "whole", "other device: never loaded here", "damaged: set aside"
+_UNUSABLE = "not usable: its card is another's, or it cannot be read"
+_TERMINATED = 128 + signal.SIGTERM  # what shells give for it
 
 
 @click.command()
@@ -27,11 +36,12 @@ _RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 @click.option("--all", "all_", is_flag=True, help="All recipes that need no model of your own.")
 @click.option("--precision", type=click.Choice(["auto", "int8", "fp16", "fp32"]), help="Instead of [engine] precision.")
 @click.option("--runtime", type=click.Choice(_RUNTIMES), help="Instead of [engine] runtime.")
-@click.option("--quick", is_flag=True, help="The quick tier only: float forms, built as fast as the builder can.")
+@click.option("--quick", is_flag=True, help=(
+    "The quick tier only: float forms, built as fast as the builder can; there is none on a CPU."))
 @click.option("--frames", type=click.Path(path_type=Path, exists=True), help=(
-    "Folder with pictures or clips to calibrate and judge on, instead of the recipe's sets."))
+    "Folder with pictures or clips to calibrate and judge on, instead of the recipe's sets. Builds anew."))
 @click.option("--from", "prebuilt", type=click.Path(path_type=Path, exists=True, file_okay=False), help=(
-    "Folder with engines built on a box just like this one; what fits is judged instead of built."))
+    "Folder with engines built on a box just like this one; what fits is judged instead of built. Judges anew."))
 @click.option("--force", is_flag=True, help="Build again what is there already.")
 @engine_options
 def build(  # noqa: PLR0917 -- click names each option
@@ -41,27 +51,34 @@ def build(  # noqa: PLR0917 -- click names each option
     """Build engines for the recipes NAMES here, measure each form against FP32, and keep the best that agrees with it.
 
     `vedette run` serves what is kept from its next start on. Exit code 0: every recipe has an engine; 1: built, but not
-    measured, for this machine cannot run it; 2: nothing that was built may serve.
+    measured, for this machine cannot run it, or nothing was kept and an engine tuned before goes on serving; 2: nothing
+    that was built may serve; 143: ended by SIGTERM, and tidied up as after Ctrl-C.
     """
     if bool(names) == all_:
         raise click.UsageError("give either the names of recipes or --all; `vedette engines list` shows them")
     config, folder = _settings(config_path, state_dir, runtime, precision)
+    if quick and config.engine.runtime == "onnxruntime" and config.engine.provider in {None, CPU}:  # see Plan.on_cpu
+        raise click.UsageError("there is no quick tier on a CPU: the prepared model serves until a full build is done; "
+                               "leave --quick out")
     folders = recipe_folders(config.own_recipes)
     recipes = ([recipe for recipe in list_recipes(folders) if not recipe.needs_model] if all_
                else [find_recipe(name, folders) for name in names])
+    frames, prebuilt = frames and frames.absolute(), prebuilt and prebuilt.absolute()  # children work in /
     done: list[Tuning] = []
-    for recipe in recipes:
-        tuning, fresh = _tuned(recipe, config, folder, quick=quick, frames=frames, prebuilt=prebuilt, force=force)
-        done.append(tuning)
-        if not as_json:
-            stored = Store(folder).serving(tuning.parts)
-            print_tuning(tuning, stored="" if stored is None else f"stored in {stored.path.parent}")
-            if not fresh:
-                click.echo("this was there already; --force builds it again")
+    worst = EXIT_OK
+    with _tidy_when_terminated():
+        for recipe in recipes:
+            tuning, fresh = _tuned(recipe, config, folder, quick=quick, frames=frames, prebuilt=prebuilt, force=force)
+            done.append(tuning)
+            serving = Store(folder).serving(tuning.parts)
+            worst = max(worst, _exit_code(tuning, serving))
+            if not as_json:
+                print_tuning(tuning, serving=serving)
+                if not fresh:
+                    click.echo("this was there already; --force builds it again")
     if as_json:
         print_json([{**msgspec.to_builtins(tuning), "base": tuning.parts.base} for tuning in done])
-    unmeasured = [any(rung.outcome == "not measured" for rung in tuning.rungs) for tuning in done if not tuning.kept]
-    return EXIT_OK if not unmeasured else EXIT_DEGRADED if all(unmeasured) else EXIT_DOWN
+    return worst
 
 
 @click.command()
@@ -70,7 +87,7 @@ def build(  # noqa: PLR0917 -- click names each option
 def verify(names: tuple[str, ...], config_path: Path | None, state_dir: Path | None, as_json: bool) -> int:
     """Check every stored engine (of the recipes NAMES): whole, and made for this box. A damaged one is set aside.
 
-    Exit code 0: all are whole; 1: something is damaged, and will be built anew.
+    Exit code 0: all are whole; 1: something is damaged, and will be built anew, or cannot be used.
     """
     from agent.plan import misfit
 
@@ -80,9 +97,11 @@ def verify(names: tuple[str, ...], config_path: Path | None, state_dir: Path | N
         card = stored.card
         if names and card.parts.recipe not in names:
             continue
-        whole = store.engine(card.parts, card.form) is not None
-        other = misfit(card.parts)
-        verdict = "damaged: set aside" if not whole else "other device: never loaded here" if other else "whole"
+        found, other = store.engine(card.parts, card.form), misfit(card.parts)
+        if found and found.path == stored.path:
+            verdict = _OTHER_DEVICE if other else _WHOLE
+        else:
+            verdict = _UNUSABLE if stored.path.with_suffix(".json").exists() else _DAMAGED
         rows.append({"recipe": card.parts.recipe, "form": str(card.form), "identity": stored.identity,
                      "bytes": card.bytes, "verdict": verdict, "why": "; ".join(other), "path": str(stored.path)})
     if as_json:
@@ -93,7 +112,7 @@ def verify(names: tuple[str, ...], config_path: Path | None, state_dir: Path | N
              str(row["verdict"]), str(row["why"])] for row in rows])
     else:
         click.echo(f"no engine is stored in {folder / 'engines'}")
-    return EXIT_DEGRADED if any(str(row["verdict"]).startswith("damaged") for row in rows) else EXIT_OK
+    return EXIT_DEGRADED if any(row["verdict"] in {_DAMAGED, _UNUSABLE} for row in rows) else EXIT_OK
 
 
 @click.command()
@@ -101,8 +120,11 @@ def verify(names: tuple[str, ...], config_path: Path | None, state_dir: Path | N
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @engine_options
 def prune(keep: str, dry_run: bool, config_path: Path | None, state_dir: Path | None, as_json: bool) -> None:
-    """Delete engines that do not fit this box any more, and what stands in quarantine; never one that fits."""
-    from agent.plan import misfit
+    """Delete engines that do not fit this box any more, and what stands in quarantine.
+
+    Never one that fits, nor one of which that cannot be told now.
+    """
+    from agent.plan import may_fit
 
     try:
         most = 0 if keep.strip() in {"0", "0B"} else int(Bytes.parse(keep))
@@ -110,7 +132,7 @@ def prune(keep: str, dry_run: bool, config_path: Path | None, state_dir: Path | 
         raise click.UsageError(f"--keep: {error}") from error
     _, folder = _settings(config_path, state_dir)
     store = Store(folder)
-    in_use = {parts.base for parts in (stored.card.parts for stored in store.all()) if not misfit(parts)}
+    in_use = {parts.base for parts in store.parts() if may_fit(parts)}
     gone = store.prune(most, in_use, dry_run=dry_run)
     if as_json:
         print_json([{"path": str(path), "bytes": size} for path, size in gone])
@@ -171,7 +193,35 @@ def _settings(config_path: Path | None, state_dir: Path | None, runtime: str | N
     wanted = {key: value for key, value in (("runtime", runtime), ("precision", precision)) if value}
     if wanted:
         config = msgspec.structs.replace(config, engine=msgspec.structs.replace(config.engine, **wanted))
-    return config, state_dir or config.state_dir
+    return config, (state_dir or config.state_dir).absolute()  # children work in /
+
+
+def _exit_code(tuning: Tuning, serving: Stored | None) -> int:
+    if tuning.kept:
+        return EXIT_OK
+    unmeasured = any(rung.outcome == "not measured" for rung in tuning.rungs)
+    return EXIT_DEGRADED if serving or unmeasured else EXIT_DOWN
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """Let SIGTERM unwind what goes on, as Ctrl-C does, so that no scratch file and no child stays; then exit."""
+    def terminated(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break into the tidying
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    except _Terminated:
+        click.echo("terminated", err=True)
+        raise click.exceptions.Exit(_TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tuned(recipe: Recipe, config: Config, state_dir: Path, *, quick: bool, frames: Path | None, prebuilt: Path | None,
@@ -189,7 +239,8 @@ def _tuned(recipe: Recipe, config: Config, state_dir: Path, *, quick: bool, fram
             plan = plan_for(config, recipe, prepared)
             plan = plan.quick() if quick else plan
             before = Store(state_dir).tuning(plan.parts)
-            if before and Store(state_dir).serving(plan.parts) and not force:
+            wished = force or frames or prebuilt
+            if before and Store(state_dir).serving(plan.parts) and not wished:  # a damaged one is set aside in any case
                 return before, False
             tuner = Tuner(plan=plan, state_dir=state_dir, report=report, told=told, frames_from=frames,
                           prebuilt=prebuilt)
@@ -213,6 +264,14 @@ def _progress(name: str) -> Iterator[tuple[Callable[[str, int, int | None], None
         yield line, lambda rung: click.echo(f"{name}: {rung.form} {rung.outcome}: {rung.words}", err=True)
         return
     from rich.console import Console
+
+    with _bar(name, Console(stderr=True)) as shown:
+        yield shown
+
+
+@contextmanager
+def _bar(name: str, console: "Console"
+         ) -> Iterator[tuple[Callable[[str, int, int | None], None], Callable[[Rung], None]]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -221,10 +280,11 @@ def _progress(name: str) -> Iterator[tuple[Callable[[str, int, int | None], None
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
                TimeRemainingColumn(), TextColumn("elapsed"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task, shown = bar.add_task(name, total=None), [""]
 
         def show(phase: str, done: int, total: int | None) -> None:
@@ -234,8 +294,9 @@ def _progress(name: str) -> Iterator[tuple[Callable[[str, int, int | None], None
             bar.update(task, completed=done, total=total)
 
         def told(rung: Rung) -> None:
-            bar.console.print(f"{name}: [bold]{rung.form}[/] {rung.outcome}: ", end="")
-            bar.console.print(rung.words, markup=False, highlight=False)
+            # In one go: the bar is drawn again after each, over a line that has no end yet.
+            console.print(Text.assemble(f"{name}: ", (str(rung.form), "bold"), f" {rung.outcome}: {rung.words}"),
+                          soft_wrap=True)
 
         yield show, told
 

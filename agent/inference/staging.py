@@ -83,6 +83,9 @@ class Staging:
         self._free: list[Slot] = []
         self._turn = threading.Condition()
         self._ended = self._released = False
+        # Guards _out, _released and who frees what is out. Re-entrant: the garbage collector may let go of an array
+        # within a thread that holds it.
+        self._ownership = threading.RLock()
         self._out: list[_Results] = []
         self._spares: deque[_Results] = deque()
         self._shapes = [((max_batch, *output.shape[1:]), np.dtype(output.dtype)) for output in outputs]
@@ -156,7 +159,8 @@ class Staging:
     def _hand_out(self, results: _Results, count: int) -> list[NDArray[Any]]:
         """Return arrays whose last view, when it goes, brings ``results`` back."""
         given: list[NDArray[Any]] = []
-        self._out.append(results)
+        with self._ownership:
+            self._out.append(results)
         out = list(results.memory)
         for memory, array in zip(results.memory, results.arrays, strict=True):
             # numpy keeps the object that a buffer came from alive through any number of views, but views of an array
@@ -167,14 +171,16 @@ class Staging:
         return given
 
     def _came_back(self, results: _Results, memory: HostMemory, out: list[HostMemory]) -> None:
-        """Runs in whatever thread lets go of an array, so it takes no lock."""
-        out.remove(memory)
-        if out:
-            return
-        self._out.remove(results)
-        if not self._released:
-            self._spares.append(results)
-            return
+        """Runs in whatever thread lets go of an array, so it waits for nothing that takes long."""
+        with self._ownership:
+            out.remove(memory)
+            if out:
+                return
+            self._out.remove(results)
+            if not self._released:
+                self._spares.append(results)
+                return
+            self._device.give_up(*results.memory)  # release() may be on its way to do so, further up in this thread
         with self._device.current():
             for held in reversed(results.memory):
                 held.release()
@@ -191,9 +197,10 @@ class Staging:
 
         Those are freed when the caller lets go of them. Context needed.
         """
-        things, self._things, self._released = self._things, [], True
-        for results in self._out:
-            self._device.give_up(*results.memory)
+        with self._ownership:
+            things, self._things, self._released = self._things, [], True
+            for results in tuple(self._out):
+                self._device.give_up(*results.memory)
         try:
             for thing in things:
                 if isinstance(thing, Stream):

@@ -206,17 +206,18 @@ class TensorRtEngine:
         return self._fixed or max(count, self._least)
 
     def _queue(self, staging: Staging, slot: Slot, batch: Pixels) -> None:
-        context, spec = self._context, self.spec
+        # The context is never put into a variable: the traceback of a failure would keep it beyond its runtime.
+        spec = self.spec
         staging.fill(slot, batch)
         shape = (self._rows(len(batch)), spec.height, spec.width, 3)
-        if not context.set_input_shape(self._input, shape):
+        if not self._context.set_input_shape(self._input, shape):
             raise self._refused(f"the shape {shape} is refused")
         addresses = [(self._input, slot.frames), *zip(self._outputs, slot.outputs, strict=True)]
         for name, address in addresses:
-            if not context.set_tensor_address(name, address):
+            if not self._context.set_tensor_address(name, address):
                 raise self._refused(f"the address of {name!r} is refused")
         staging.before_computing(slot)
-        if not context.execute_async_v3(staging.computing.handle):
+        if not self._context.execute_async_v3(staging.computing.handle):
             raise self._refused("the run cannot be queued")
         staging.after_computing(slot, len(batch))
 

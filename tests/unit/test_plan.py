@@ -13,7 +13,7 @@ from agent.config import BuildSection, Config, EngineSection
 from agent.errors import EngineError
 from agent.fingerprint import platform
 from agent.machine import Memory
-from agent.plan import misfit, plan_for
+from agent.plan import may_fit, misfit, plan_for
 from agent.units import Bytes
 from tests.helpers.engines import HERE, ORIN, parts, plan, write_recipe
 
@@ -87,12 +87,22 @@ def test_what_fits_this_machine_and_what_does_not():
     assert len(misfit(parts(platform=HERE, conversion=module.CONVERSION))) >= 1
 
 
-def test_the_engine_of_a_runtime_that_is_not_installed_fits_nowhere(monkeypatch):
+def test_whether_an_engine_fits_whose_runtime_cannot_be_asked_is_not_known(monkeypatch):
     def none(*_):
         raise EngineError("TensorRT is not installed")
 
     monkeypatch.setattr(module, "platform", none)
-    assert misfit(parts(platform=ORIN)) == ["TensorRT is not installed"]
+    assert misfit(parts(platform=ORIN)) == ["cannot be told: TensorRT is not installed"]
+    assert may_fit(parts(platform=ORIN)), "and it is not deleted"
+
+
+@pytest.mark.parametrize("field", ["gpu", "power_mode", "l4t"])
+def test_a_machine_that_cannot_be_asked_says_nothing_against_an_engine(monkeypatch, field):
+    monkeypatch.setattr(module, "platform", lambda *_: msgspec.structs.replace(ORIN, **{field: ""}))
+    assert "cannot be told" in misfit(parts(platform=ORIN))[0]
+    assert may_fit(parts(platform=ORIN))
+    monkeypatch.setattr(module, "platform", lambda *_: msgspec.structs.replace(ORIN, **{field: "another"}))
+    assert not may_fit(parts(platform=ORIN))
 
 
 @pytest.mark.parametrize("kind", ["tensorrt", "tensorrt_rtx", "onnxruntime"])

@@ -71,7 +71,9 @@ class Box:
 
     def swap(self, served):
         self.swapped.append(served)
-        return threading.Event()
+        taken_over = threading.Event()
+        taken_over.set()
+        return taken_over
 
     def quarantined(self):
         return [path.read_text() for path in self.state.glob("engines/small/quarantine/*.txt")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent import gathering
 from agent import tuning as module
 from agent.building.child import Death, Refusal
 from agent.building.forms import Form, ladder
@@ -18,6 +19,7 @@ from agent.building.store import TUNED, Store
 from agent.building.tensorrt_builder import Built
 from agent.config import Config
 from agent.errors import ModelError
+from agent.gathering import Gathered, GatherJob
 from agent.plan import plan_for
 from agent.trial import TrialJob, Trialled
 from agent.tuning import Tuner
@@ -46,6 +48,12 @@ class Children:
         self.jobs, self.limits = [], []
 
     def __call__(self, job_module, job, answers, limits, *, report=None, cancel=None):
+        if isinstance(job, GatherJob):  # the real work, in this process
+            assert (job_module, answers) == ("agent.gathering", Gathered)
+            try:
+                return gathering.work(job, report, cancel.is_set)
+            except ModelError as error:
+                return Refusal(what=error.what, remedy=error.remedy)
         self.jobs.append(job)
         self.limits.append(limits)
         assert not isinstance(job, TrialJob) or job_module == "agent.trial"
@@ -336,11 +344,11 @@ def test_a_full_disk_is_an_error_for_people_never_a_crash_of_the_loop(tune, tmp_
     def full(*_given, **_named):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(*{"mkdtemp": (module.tempfile, "mkdtemp", full), "save": (module.np, "save", full)}[call])
+    monkeypatch.setattr(*{"mkdtemp": (module.tempfile, "mkdtemp", full), "save": (gathering.np, "save", full)}[call])
     with pytest.raises(ModelError, match="No space left on device") as raised:
         tune()
     assert str(tmp_path) in raised.value.what
-    assert "prune" in raised.value.remedy
+    assert "prune" in str(raised.value)
     monkeypatch.undo()
     assert Store(tmp_path).serving(before.parts).tuning == before
     assert not list((tmp_path / "engines/small/built").glob(".work-*"))

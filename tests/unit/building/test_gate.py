@@ -61,6 +61,45 @@ def test_outputs_that_cannot_be_compared_always_refuse(form, difference):
 
 
 @pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("boxes", [0, 100])
+def test_a_batch_that_answers_otherwise_always_refuses(form, boxes):
+    if form in INT8 and not boxes:
+        boxes = 50
+    few = {"reference_boxes": boxes, "matched": boxes, "batch": 4}
+    assert verdict(form, **few, batch_difference=0.02).kept
+    assert reason(form, **few, batch_difference=0.0201) == (
+        "batch difference 0.0201 > 0.02 (batches of up to 4 against the same frames one by one)")
+    for bad in (math.inf, math.nan, None):
+        assert reason(form, **few, batch_difference=bad).startswith("a batch of 4 cannot be compared with its frames one by one")
+    assert "batch difference 0.003" in verdict(form, **few, batch_difference=0.003).words
+    assert "batch" not in verdict(form).words
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_landmarks_that_are_off_refuse(form):
+    assert verdict(form, landmark_pairs=100, landmark_error_mean=0.05).kept
+    assert reason(form, landmark_pairs=100, landmark_error_mean=0.0501) == "landmark error 0.0501 > 0.05 of the box's diagonal"
+    assert "landmark error 0.011" in verdict(form, landmark_pairs=100, landmark_error_mean=0.011).words
+    for bad in (math.inf, math.nan, None):
+        assert reason(form, landmark_pairs=100, landmark_error_mean=bad) == (
+            "its landmarks are missing or not numbers (100 boxes of the reference have some)")
+    assert "landmark" not in verdict(form).words
+
+
+def test_with_few_boxes_landmarks_are_not_measured_but_must_be_there():
+    few = {"reference_boxes": 5, "matched": 5, "landmark_pairs": 5}
+    assert verdict(Form.FP16, **few, landmark_error_mean=0.3).kept
+    assert "missing" in reason(Form.FP16, **few, landmark_error_mean=None)
+
+
+def test_a_card_from_before_there_were_figures_of_batches_and_landmarks_is_read():
+    card = msgspec.to_builtins(measured())
+    for key in ("batch", "batch_difference", "landmark_pairs", "landmark_error_mean"):
+        del card["agreement"][key]
+    assert judge(Form.INT8_FP32, msgspec.convert(card, Measured), Tolerance()).kept
+
+
+@pytest.mark.parametrize("form", list(Form))
 def test_nothing_compared_refuses(form):
     assert "no frames" in reason(form, frames=0, reference_boxes=0, matched=0, output_difference=0.0)
 
@@ -182,7 +221,8 @@ def test_a_worse_figure_never_lets_a_refused_engine_pass(form, boxes, lost, extr
         {"matched": max(now["matched"] - 1, 0)}, {"extra": extra + 1}, {"score_drift_mean": drift + 0.02}, {"score_drift_mean": None},
         {"score_drift_mean": math.nan}, {"output_difference": difference * 2 + 0.01}, {"output_difference": math.inf},
         {"speed": speed(p50 * 1.5, p99)}, {"speed": speed(p50, p99 * 1.5)}, {"speed": speed(runs=0)}, {"baseline": None},
-        {"baseline": speed(base * 0.7, base99)}, {"baseline": speed(base, base99 * 0.7)}, {"frames_kind": "synthetic"}, {"frames": 0}]))
+        {"baseline": speed(base * 0.7, base99)}, {"baseline": speed(base, base99 * 0.7)}, {"frames_kind": "synthetic"}, {"frames": 0},
+        {"batch": 4, "batch_difference": 0.5}, {"batch": 4}, {"landmark_pairs": 9}, {"landmark_pairs": 9, "landmark_error_mean": 0.2}]))
     if not verdict(form, **now).kept:
         assert not verdict(form, **now | worse).kept
 

@@ -114,6 +114,44 @@ def test_boxes_without_area_match_nothing():
     assert counts(boxes((9, 9, 5, 5, 0.9, 0)), boxes((9, 9, 5, 5, 0.9, 0))) == (1, 0, 1, 0)
 
 
+def with_landmarks(found: Detections, points) -> Detections:
+    """Landmarks (n, k, 2) on boxes."""
+    return Detections(xyxy=found.xyxy, scores=found.scores, class_ids=found.class_ids, landmarks=np.array(points, np.float32))
+
+
+def test_landmarks_are_compared_by_the_diagonal_of_the_references_box():
+    plain = boxes((0, 0, 30, 40, 0.9, 0), (200, 0, 260, 80, 0.7, 1))
+    ours = with_landmarks(plain, [[[10, 10], [20, 20]], [[210, 10], [220, 20]]])
+    theirs = with_landmarks(plain, [[[13, 14], [20, 20]], [[210, 10], [220, 20]]])
+    result = compared(ours, theirs)
+    assert result.landmark_pairs == 2
+    assert result.landmark_error_mean == pytest.approx((5 / 2 / 50 + 0) / 2)
+    swapped = Detections(xyxy=theirs.xyxy[::-1], scores=theirs.scores[::-1], class_ids=theirs.class_ids[::-1], landmarks=theirs.landmarks[::-1])
+    assert compared(ours, swapped) == result, "landmarks stay with their boxes"
+    assert compared(with_landmarks(boxes((0, 0, 60, 80, 0.9, 0)), [[[0, 0]]]),
+                    with_landmarks(boxes((0, 0, 60, 60, 0.9, 0)), [[[6, 8]]])).landmark_error_mean == pytest.approx(0.1)
+
+
+def test_landmarks_of_boxes_that_match_nothing_do_not_count():
+    ours, theirs = with_landmarks(boxes(A), [[[1, 1]]]), with_landmarks(boxes(moved(A, 60)), [[[90, 90]]])
+    result = compared(ours, theirs)
+    assert (result.landmark_pairs, result.landmark_error_mean) == (0, None)
+
+
+def test_missing_landmarks_are_infinitely_far():
+    ours = with_landmarks(boxes(A), [[[1, 1], [2, 2]]])
+    for theirs in (boxes(A), with_landmarks(boxes(A), [[[1, 1]]]), with_landmarks(boxes(A), np.zeros((1, 0, 2)))):
+        result = compared(ours, theirs)
+        assert (result.landmark_pairs, result.landmark_error_mean) == (1, math.inf)
+    assert not math.isfinite(compared(ours, with_landmarks(boxes(A), [[[1, 1], [math.nan, 2]]])).landmark_error_mean)
+    assert compared(boxes(A), ours).landmark_pairs == compared(with_landmarks(boxes(A), np.zeros((1, 0, 2))), boxes(A)).landmark_pairs == 0
+
+
+def test_the_figures_of_a_batch_are_passed_on():
+    result = agree([boxes(A)], [boxes(A)], threshold=T, score_drift=DRIFT, output_difference=0.0, batch=4, batch_difference=0.25)
+    assert (result.batch, result.batch_difference) == (4, 0.25)
+
+
 coordinate = st.integers(0, 12).map(lambda v: 10.0 * v)
 box = st.builds(lambda left, top, wide, high, score, kind: (left, top, left + wide, top + high, score, kind), coordinate, coordinate,
                 st.sampled_from([20.0, 30.0, 40.0]), st.sampled_from([20.0, 30.0]), st.sampled_from([0.46, 0.5, 0.52, 0.55, 0.6, 0.9]),

@@ -7,6 +7,7 @@ import pytest
 
 from agent.building.forms import Form
 from agent.building.identity import Platform, differences, recipe_sha256, timing_key
+from agent.building.recipe import find_recipe
 from agent.building.recipe_tables import CalibrationSet, CalibrationTable, GateTable, PrecisionTable
 from tests.helpers.engines import HERE, ORIN, parts, write_recipe
 
@@ -71,9 +72,21 @@ def test_what_a_recipe_tells_people_rebuilds_nothing_and_all_else_does(tmp_path)
         assert recipe_sha256(dataclasses.replace(recipe, **told)) == before, told
     replace = msgspec.structs.replace
     for change in (
+            {"classes": ("a", "c")}, {"classes": ("b", "a")}, {"classes": ("a",)},
             {"input": replace(recipe.input, colour="bgr")}, {"input": replace(recipe.input, size=(32, 64))},
             {"input": replace(recipe.input, pad=0)}, {"head": replace(recipe.head, score=0.2)}, {"head": replace(recipe.head, kind="yolov8")},
             {"precision": PrecisionTable(exclude=())}, {"precision": PrecisionTable(exclude=("a",))},
             {"calibration": CalibrationTable(sets=(CalibrationSet(source="file:a.mp4"),))}, {"calibration": CalibrationTable(method="minmax")},
             {"calibration": CalibrationTable(percentile=99.9)}, {"gate": GateTable(agreement=0.97)}, {"gate": GateTable(speedup=2)}):
         assert recipe_sha256(dataclasses.replace(recipe, **change)) != before, change
+
+
+def test_names_in_a_file_of_their_own_count_and_not_its_layout(tmp_path):
+    recipe = write_recipe(tmp_path, model=tmp_path / "m.onnx")
+    file = recipe.folder / "recipe.toml"
+    file.write_text(file.read_text().replace('classes = ["a", "b"]', 'classes_file = "names.txt"'))
+    hashes = []
+    for names in ("a\nb\n", "a\nb", "a\nc\n"):
+        (recipe.folder / "names.txt").write_text(names)
+        hashes.append(recipe_sha256(find_recipe("small", [tmp_path / "recipes"])))
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -1,7 +1,9 @@
 """The store on a real disk: every step of a change fails, or is the last one before the power goes."""
 
 import errno
+import itertools
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -13,13 +15,21 @@ import pytest
 
 from agent.atomic import sha256_of
 from agent.building.forms import Form
-from agent.building.lock import alone_in
+from agent.building.lock import alone_in, taken
 from agent.building.store import TUNED, Card, Rung, Store, Tuning
 from agent.errors import ModelError
 from tests.helpers.engines import HERE, measured, parts
 
 FP32, INT8 = Form.FP32, Form.INT8_FP32
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def patch_call(patch, owner, name, call):
+    """Put ``call`` in the place of a function; Python 3.10's pathlib keeps its own references to those of os."""
+    patch.setattr(owner, name, call)
+    accessor = getattr(pathlib, "_normal_accessor", None)
+    if owner is os and name in {"mkdir", "replace", "unlink"} and accessor is not None:
+        patch.setattr(accessor, name, call)
 
 
 def scrap(folder, content):
@@ -127,9 +137,11 @@ def test_a_damaged_engine_is_out_of_service_even_where_the_disk_is_full(tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     tuned(tmp_path).path.write_bytes(b"damaged")
+    asked = []
     with monkeypatch.context() as patch:
-        patch.setattr(owner, call, full)
+        patch_call(patch, owner, call, lambda *given, **named: (asked.append(given), full()))
         assert Store(tmp_path).serving(parts()) is None, "no reason not to start on the lower tier"
+    assert asked, "the disk was never asked"
     assert Store(tmp_path).tuning(parts()) is None
     assert names(tmp_path) <= {"fp32.engine"}
     tuned(tmp_path, b"anew")
@@ -141,7 +153,7 @@ def test_a_damaged_engine_that_may_not_be_touched_is_said(tmp_path, monkeypatch)
         raise OSError(errno.EROFS, "Read-only file system")
 
     tuned(tmp_path).path.write_bytes(b"damaged")
-    monkeypatch.setattr(os, "unlink", denied)
+    patch_call(monkeypatch, os, "unlink", denied)
     with pytest.raises(ModelError, match=r"fp32\.json: cannot be deleted: Read-only"):
         Store(tmp_path).serving(parts())
 
@@ -211,7 +223,7 @@ class Steps:
     def __init__(self, monkeypatch, fatal=None, kind="fails"):
         self.fatal, self.kind, self.done, self.gone = fatal, kind, [], False
         for name in CALLS:
-            monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
+            patch_call(monkeypatch, os, name, self._watched(name, getattr(os, name)))
 
     def _watched(self, name, real):
         def call(*given, **named):
@@ -422,6 +434,40 @@ def test_the_store_waits_for_whoever_writes_in_that_folder(tmp_path):
     assert kept_content(tmp_path) == b"new"
 
 
+def test_who_waits_for_a_folder_is_asked_now_and_again_and_gets_it(tmp_path):
+    asked, held = [], threading.Event()
+
+    def take():
+        with alone_in(tmp_path, wait=lambda: asked.append(time.monotonic())):
+            assert taken(tmp_path)
+            held.set()
+
+    waiting = threading.Thread(target=take)
+    with alone_in(tmp_path):
+        waiting.start()
+        time.sleep(0.7)
+        assert not held.is_set()
+    waiting.join(10)
+    assert held.is_set()
+    assert 2 <= len(asked) <= 5
+    assert all(later - earlier > 0.19 for earlier, later in itertools.pairwise(asked))
+    assert not taken(tmp_path)
+
+
+def test_what_the_waiting_raises_ends_it_and_leaves_the_lock_to_its_holder(tmp_path):
+    def cancelled():
+        raise ModelError("cancelled", "")
+
+    with alone_in(tmp_path):
+        began = time.monotonic()
+        with pytest.raises(ModelError, match="cancelled"), alone_in(tmp_path, cancelled):
+            pytest.fail("two are in there")
+        assert time.monotonic() - began < 0.2, "it is asked before the first nap"
+        assert taken(tmp_path)
+    with alone_in(tmp_path, cancelled):  # free: nobody is asked
+        assert taken(tmp_path)
+
+
 # Engines of another box -----------------------------------------------------------------------------------------------
 
 
@@ -490,6 +536,26 @@ def test_pruning_never_touches_what_is_in_use(tmp_path):
     store.prune(0, {bases[100], bases[300]})
     assert {stored.card.parts.base for stored in store.all()} == {bases[100], bases[300]}
     assert kept_content(tmp_path, parts(max_batch=1)) == b"x" * 10_000
+
+
+def test_the_parts_of_cards_and_of_reports_are_told_once(tmp_path):
+    store = Store(tmp_path)
+    assert store.parts() == []
+    won, lost, card, large = (parts(max_batch=1), parts(max_batch=2), parts(max_batch=3), parts(recipe="large"))
+    tuned(tmp_path, of=won)
+    put(tmp_path, form=INT8, of=card)
+    put(tmp_path, form=FP32, of=card)
+    store.finish(tuning(kept=None, of=lost))
+    store.finish(tuning(kept=None, of=large))
+    found = store.parts()
+    assert len(found) == 4
+    assert set(found) == {won, lost, card, large}
+    (store.folder(lost) / TUNED).write_bytes(b"{")
+    (store.folder(card) / "fp16.json").mkdir()
+    (store.folder(card) / "notes.json").write_text("{}")
+    assert set(store.parts()) == {won, card, large}
+    store.prune(0, {large.base})
+    assert store.parts() == [large], "a ladder that nothing won is kept like any other"
 
 
 def test_pruning_leaves_the_work_of_a_tuning_that_goes_on(tmp_path):

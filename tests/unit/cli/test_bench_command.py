@@ -247,6 +247,12 @@ def test_the_newest_report_of_each_runtime_is_shown(capsys, tmp_path):
         "Z80, 1 thread", "centerface", "int8-fp32", "5", "90 MB (process)", "1.80x fp32", "onnxruntime 1.31.1", "serves"]
 
 
+def test_no_number_of_threads_is_all_cores_but_one(capsys, tmp_path):
+    stored(tmp_path, tuning(parts=parts(threads=0), rungs=[Rung(form=Form.FP32, outcome="kept", words="", measured=card(9.0))]))
+    row, = table(capsys, tmp_path)["this_device"]
+    assert row["device"] == "Z80, all cores but one"
+
+
 def test_a_device_is_named_once_a_section(capsys, tmp_path):
     text = run(capsys, "centerface", "--table", "--state-dir", tmp_path)
     assert text.count("NVIDIA T4") == 1

@@ -1,13 +1,20 @@
 """`vedette engines build|show|verify|prune|calibration` in this process, on a small real model."""
 
+import io
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from agent import machine
 from agent import plan as plan_module
@@ -15,7 +22,7 @@ from agent import tuning as tuning_module
 from agent.building.child import Death
 from agent.building.forms import Form
 from agent.building.store import TUNED, Rung, Store, Tuning
-from agent.cli import main
+from agent.cli import engines_build, main
 from agent.pictures import reservoir_of
 from tests.helpers.engines import ORIN, measured, parts, pictures, write_recipe
 
@@ -61,14 +68,22 @@ def without_reports(vedette):
 
 
 def scripted(monkeypatch, **outcomes):
-    """Let a tuning end with these outcomes."""
+    """Let a tuning end with these outcomes; return the tuners that were run, and the forms they were given."""
+    seen = []
+
     def run(self, forms=None):
+        seen.append((self, forms))
         rungs = [Rung(form=Form(form.replace("_", "-")), outcome=outcome, words="because [so] it is", measured=measured(boxes=0),
                       seconds=2.0, bytes=2_000_000) for form, outcome in outcomes.items()]
         kept = next((rung.form for rung in rungs if rung.outcome == "kept"), None)
         return Tuning(parts=self.plan.parts, rungs=rungs, kept=kept, at=0.0, took_s=1.0, note="a note")
 
     monkeypatch.setattr(tuning_module.Tuner, "run", run)
+    return seen
+
+
+def on_a_jetson(monkeypatch):
+    monkeypatch.setattr(plan_module, "platform", lambda *_: ORIN)
 
 
 # build ----------------------------------------------------------------------------------------------------------------
@@ -136,14 +151,110 @@ def test_without_frames_the_table_says_why_int8_was_not_tried(vedette):
     assert "int8-fp32: not tried: there are no calibration frames: give --frames FOLDER" in " ".join(out.split())
 
 
-def test_the_quick_tier_is_an_identity_of_its_own(vedette):
-    code, out, _ = vedette("build", "small", "--quick", "--json")
+def test_the_quick_tier_is_an_identity_of_its_own(vedette, monkeypatch):
+    seen = scripted(monkeypatch, fp16="kept")
+    on_a_jetson(monkeypatch)
+    code, out, _ = vedette("build", "small", "--quick", "--runtime", "tensorrt", "--json")
     assert code == 0
-    report, = json.loads(out)
-    assert [rung["form"] for rung in report["rungs"]] == ["fp32"]
-    assert report["parts"]["level"] == 0
-    assert len(stored(vedette)) == 2
-    assert "ladder (quick tier)" in vedette("build", "small", "--quick")[1]
+    assert json.loads(out)[0]["parts"]["level"] == 0
+    assert "ladder (quick tier)" in vedette("build", "small", "--quick", "--runtime", "tensorrt")[1]
+    for tuner, forms in seen:
+        assert tuner.plan.level == 0
+        assert forms == tuner.plan.quick_forms
+        assert {form.precision for form in forms} == {"fp16", "fp32"}
+    vedette("build", "small", "--runtime", "tensorrt")
+    full, forms = seen[-1]
+    assert (full.plan.level, forms) == (None, None)
+    assert full.plan.parts.base != seen[0][0].plan.parts.base
+
+
+def test_a_cpu_has_no_quick_tier_and_that_is_said_before_anything_is_fetched(vedette):
+    shutil.rmtree(vedette.state)
+    code, out, err = vedette("build", "small", "--quick")
+    assert (code, out) == (64, "")
+    assert "no quick tier on a CPU: the prepared model serves until" in " ".join(err.split())
+    assert not vedette.state.exists()
+
+
+@pytest.mark.parametrize("option", ["--frames", "--from"])
+def test_frames_and_engines_of_ones_own_are_a_wish_to_build(vedette, monkeypatch, tmp_path, option):
+    """Relative names are of this process's directory; children work elsewhere."""
+    seen = scripted(monkeypatch, fp32="kept")
+    (tmp_path / "given").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = vedette("build", "small", option, "given", state_dir="state")
+    assert (code, "this was there already" in out) == (0, False)
+    (tuner, _), = seen
+    given, other = (tuner.frames_from, tuner.prebuilt)[::1 if option == "--frames" else -1]
+    assert (given, other, tuner.state_dir) == (tmp_path / "given", None, vedette.state)
+
+
+def test_relative_directories_serve_a_real_build(vedette, made, monkeypatch):
+    without_reports(vedette)
+    monkeypatch.chdir(vedette.state.parent)
+    shutil.copytree(made.frames, "mine")
+    code, out, _ = vedette("build", "small", "--frames", "mine", "--precision", "fp32", state_dir="state")
+    assert (code, "no engine may serve" in out) == (0, False)
+    assert f"stored in {vedette.state}/engines" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("outcome", "told"), [("failed", True), ("lost", False)])
+def test_an_engine_tuned_before_that_goes_on_serving_is_told(vedette, monkeypatch, outcome, told):
+    before, = stored(vedette)
+    scripted(monkeypatch, fp32=outcome)
+    if not told:
+        without_reports(vedette)
+    code, out, _ = vedette("build", "small", "--force")
+    out = " ".join(out.split())
+    assert code == (1 if told else 2)
+    assert ("no engine may serve" in out) == (not told)
+    assert bool(re.search(r"this build kept nothing; the engine of \d{4}-\d\d-\d\d \d\d:\d\d goes on serving", out)) == told
+    assert (f"stored in {before.path.parent}" in out) == told
+
+
+def test_on_a_terminal_form_and_outcome_stand_before_their_words_in_one_line(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    with engines_build._bar("small", Console(file=out, force_terminal=True, width=50)) as (report, told):
+        report("measure fp32: time", 3, 9)
+        told(Rung(form=FP32, outcome="kept", words="agreement [1.000], " + "and many words " * 9 + "to the end"))
+        report("measure fp32: time", 4, 9)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n").splitlines()
+    assert "small: fp32 kept: agreement [1.000], " + "and many words " * 9 + "to the end" in lines
+    assert any("small: measure fp32:" in line for line in lines), "the bar is drawn too"
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")])
+def test_a_build_that_is_told_to_end_leaves_no_scraps_and_no_child(vedette, made, number, code, said):
+    without_reports(vedette)
+    process = subprocess.Popen([sys.executable, "-m", "agent", "engines", "build", "small", "-c", made.config, "--state-dir", vedette.state, "--frames", made.frames],
+                               stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            for line in process.stderr:
+                if line.startswith("small: build fp32"):  # a child says so
+                    break
+            assert list(vedette.state.glob("engines/small/built/.work-*")), "it works"
+            children = children_of(process.pid)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, err.splitlines()[-1]) == (code, said)
+    assert "Traceback" not in err
+    assert not list(vedette.state.glob("engines/small/built/.work-*"))
+    assert children
+    assert not [child for child in children if os.path.exists(f"/proc/{child}")]
+
+
+def test_sigterm_means_what_it_did_before_after_a_build(vedette):
+    before = signal.getsignal(signal.SIGTERM)
+    assert vedette("build", "small")[0] == 0
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(("outcomes", "code"), [
@@ -162,7 +273,8 @@ def test_the_exit_code_says_whether_it_may_serve(vedette, monkeypatch, outcomes,
 
 def test_a_child_that_dies_is_a_failed_rung_and_exit_code_2(vedette, monkeypatch):
     without_reports(vedette)
-    monkeypatch.setattr(tuning_module, "run_child", lambda *_given, **_named: Death(what="was killed by signal 9 (SIGKILL)", remedy="free some"))
+    real, dead = tuning_module.run_child, Death(what="was killed by signal 9 (SIGKILL)", remedy="free some")
+    monkeypatch.setattr(tuning_module, "run_child", lambda module, *given, **named: dead if module == "agent.building.worker" else real(module, *given, **named))
     code, out, _ = vedette("build", "small")
     assert code == 2
     assert "fp32: failed: was killed by signal 9 (SIGKILL) (mend: free some)" in " ".join(out.split())
@@ -209,7 +321,7 @@ def test_an_engine_of_a_box_just_like_this_one_is_judged_instead_of_built(vedett
     monkeypatch.setattr(tuning_module, "run_child", lambda module, job, *given, **named: jobs.append(type(job).__name__) or real(module, job, *given, **named))
     code, _, _ = vedette("build", "small", "--from", prebuilt, "--precision", "auto")
     assert code == 0
-    assert jobs == ["ConvertJob", "TrialJob"]
+    assert [job for job in jobs if job != "GatherJob"] == ["ConvertJob", "TrialJob"]
     here, = stored(vedette)
     assert here.card.sha256 == there.card.sha256
 
@@ -253,6 +365,28 @@ def test_verify_says_whole_damaged_or_of_another_device(vedette):
     assert vedette("verify", "another")[1].startswith("no engine is stored in")
 
 
+@pytest.mark.parametrize("mend", ["another's card", "another form's card", "not a file"])
+def test_verify_says_of_what_stays_that_it_cannot_be_used(vedette, mend):
+    there, = stored(vedette)
+    if mend == "another's card":
+        place = there.path.parent.with_name("0" * 16)
+        shutil.copytree(there.path.parent, place)
+    elif mend == "another form's card":
+        place = there.path.parent
+        for end in (".engine", ".json"):
+            shutil.copy(there.path.with_suffix(end), place / f"fp16{end}")
+    else:
+        place = there.path.parent
+        there.path.unlink()
+        there.path.mkdir()
+    code, out, _ = vedette("verify", "--json")
+    assert code == 1
+    verdicts = [row["verdict"] for row in json.loads(out) if Path(row["path"]).parent == place and (row["path"] != str(there.path) or mend == "not a file")]
+    assert verdicts == ["not usable: its card is another's, or it cannot be read"]
+    assert not list(vedette.state.glob("engines/small/quarantine/*"))
+    assert vedette("verify")[0] == 1, "it is still there"
+
+
 @pytest.mark.parametrize("garbage", [b"{}", *[pytest.param(garbage, marks=pytest.mark.slow) for garbage in (b"", b"\xff", b"[1")]])
 @pytest.mark.parametrize("name", ["fp32.json", TUNED])
 def test_garbage_in_the_store_breaks_no_command(vedette, name, garbage):
@@ -273,7 +407,7 @@ def test_prune_deletes_what_does_not_fit_and_never_what_does(vedette):
     there, = stored(vedette)
     built = vedette.state / "built"
     built.write_bytes(b"x" * 5_000_000)
-    foreign = vedette.store.put(parts(platform=ORIN), FP16, built, 1)
+    foreign = vedette.store.put(parts(), FP16, built, 1)  # of another CPU
     code, out, _ = vedette("prune", "--dry-run")
     assert code == 0
     assert str(foreign.path.parent) in out.replace("\n", "")
