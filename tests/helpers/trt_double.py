@@ -22,6 +22,11 @@ def make_plan(onnx_bytes, *, least=1, most=8):
     return _MAGIC + json.dumps({"least": least, "most": most}).encode() + b"\n" + onnx_bytes
 
 
+def _launch_fails():
+    """Stands alone, so that the traceback of its error holds no context."""
+    raise LaunchError("an illegal memory access was encountered")
+
+
 class TrtDouble:
     """Use an instance in the place of the module ``tensorrt``; ``cuda`` is the double the buffers are in.
 
@@ -184,14 +189,12 @@ class _Context:
         users = [double.cuda.buffer(addresses[name], sizes[name]) for name in engine.tensors]
 
         def work():
-            if "launch" in double.fail:
-                raise LaunchError("an illegal memory access was encountered")
             feeds = {name: self._view(addresses[name], sizes[name], name, shapes[name]) for name in engine.inputs}
             for name, given in zip([n for n in engine.tensors if n not in engine.inputs],
                                    engine.session.run(None, feeds), strict=True):
                 self._view(addresses[name], sizes[name], name, shapes[name])[:] = given
 
-        stream.put(work, users)
+        stream.put(_launch_fails if "launch" in double.fail else work, users)
         self._under_way.append((stream, stream.queued))
         return True
 
