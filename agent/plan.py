@@ -22,6 +22,7 @@ from agent.loading import EngineFile
 QUICK = 0
 """The builder's optimisation level of the quick tier."""
 _CPU_SPEEDUP = 1.7
+_QUICK_RUNS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ class Plan:
 
     def quick(self) -> "Plan":
         """Return the plan of the quick tier: built as fast as the builder can."""
-        return replace(self, level=QUICK)
+        return replace(self, level=QUICK, runs=_QUICK_RUNS)
 
     @property
     def quick_forms(self) -> tuple[Form, ...]:

@@ -1,7 +1,7 @@
 """The ``vedette`` command. One file a command; each is imported only when it is called, so that asking is quick.
 
 Exit codes: 0 well, 1 degraded, 2 down (also: standard output cannot be written), 64 wrong usage, 70 a defect,
-78 configuration, 130 interrupted.
+78 configuration, 130 interrupted, 143 terminated.
 """
 
 import sys
