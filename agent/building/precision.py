@@ -21,20 +21,11 @@ from onnx import numpy_helper
 from onnxruntime.transformers import float16
 
 from agent.atomic import replacing, sha256_of, write_atomic
+from agent.building.child import Cancelled, Report
 from agent.building.forms import Form
 from agent.building.heads_of import head_convs, sort_nodes
 from agent.building.jobs import CONVERSION, QuantiseSettings
-from agent.building.quantising import (
-    LIBRARY_ERRORS,
-    SCRAPS,
-    Cancelled,
-    QuantiseReport,
-    Report,
-    opset_of,
-    quantise,
-    scratch,
-    simplify,
-)
+from agent.building.quantising import LIBRARY_ERRORS, SCRAPS, QuantiseReport, opset_of, quantise, scratch, simplify
 from agent.errors import ModelError
 
 __all__ = ["QuantiseReport", "QuantiseSettings", "check_opset", "head_convs", "quantise", "read_report",

@@ -14,7 +14,7 @@ channels its convolutions are slower in INT8.
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,12 +30,11 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from agent.building import heads_of
+from agent.building.child import Cancelled, Report
 from agent.building.jobs import Method
 from agent.errors import ModelError
 
 Flavour = Literal["tensorrt", "cpu"]
-Report = Callable[[str, int, int | None], None]
-Cancelled = Callable[[], bool]
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)),

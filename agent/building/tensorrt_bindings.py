@@ -8,17 +8,15 @@ import importlib
 import re
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
+from agent.building.child import Cancelled, Report
 from agent.errors import EngineError, ModelError
 
 Runtime = Literal["tensorrt", "tensorrt_rtx"]
-Report = Callable[[str, int, int | None], None]
-"""Told what is being done, how much of it is done and of how much (None = unknown)."""
-Cancelled = Callable[[], bool]
 
 # The libraries and the bindings come as packages of their own; the package that joins them is optional.
 _MODULES = {"tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}

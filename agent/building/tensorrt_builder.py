@@ -13,15 +13,8 @@ from typing import Annotated, Any
 import msgspec
 
 from agent.atomic import replacing
-from agent.building.tensorrt_bindings import (
-    Cancelled,
-    Progress,
-    Report,
-    Runtime,
-    load_bindings,
-    logger_of,
-    monitor_of,
-)
+from agent.building.child import Cancelled, Report
+from agent.building.tensorrt_bindings import Progress, Runtime, load_bindings, logger_of, monitor_of
 from agent.building.tensorrt_timing import timing_cache
 from agent.errors import EngineError, ModelError
 
