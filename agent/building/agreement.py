@@ -149,3 +149,19 @@ def _chosen(count: int, indices: Iterable[int]) -> NDArray[np.bool_]:
     chosen = np.zeros(count, np.bool_)
     chosen[list(indices)] = True
     return chosen
+
+
+def largest_difference(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
+    """Return the largest difference of any value as a share of its output's range: for graphs that must be the same.
+
+    Infinite when shapes, or the places of values that are not finite, differ.
+    """
+    worst = 0.0
+    for one, other in zip(expected, found, strict=True):
+        a, b = one.astype(np.float64), other.astype(np.float64)
+        if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
+            return float("inf")
+        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+        if a.size:
+            worst = max(worst, float(np.abs(a - b).max() / max(np.ptp(a), np.abs(a).max(), 1e-12)))
+    return worst

@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from agent.atomic import write_atomic
 from agent.building import graph
+from agent.building.agreement import largest_difference
 from agent.building.prepare import Job, Outcome
 from agent.building.recipe_tables import InputTable
 from agent.errors import ModelError
@@ -110,7 +111,7 @@ def _fold(original: Any, reference: Any, job: Job, frames: NDArray[np.uint8], ex
         model = copy.deepcopy(original)
         report = graph.fold_input(model, job.input, job.height, job.width, fold=fold)
         alone = [_run(model.SerializeToString(), frame[None]) for frame in frames]
-        difference = max(map(_difference, expected, alone))
+        difference = max(map(largest_difference, expected, alone))
         right = difference <= _LIMIT or _first_layers_agree(model, reference, report, job, frames)
         if right or not report.folded:
             break
@@ -139,7 +140,7 @@ def _first_layers_agree(model: Any, reference: Any, report: Any, job: Job, frame
             found.append(_run(probed.SerializeToString(), batch))
         except _runtime_errors():  # a layer inside a loop or branch cannot be looked at
             return False
-    return _difference(*found) <= _LIMIT
+    return largest_difference(*found) <= _LIMIT
 
 
 def _batch_of_two(model: Any, frames: NDArray[np.uint8], alone: list[Outputs]) -> Outputs | None:
@@ -149,7 +150,7 @@ def _batch_of_two(model: Any, frames: NDArray[np.uint8], alone: list[Outputs]) -
     except _runtime_errors():
         return None
     apart = [np.concatenate(pair) for pair in zip(*alone, strict=True)] if _alike(*alone) else None
-    return together if apart and _difference(apart, together) <= _LIMIT else None
+    return together if apart and largest_difference(apart, together) <= _LIMIT else None
 
 
 def _alike(one: Outputs, other: Outputs) -> bool:
@@ -168,19 +169,6 @@ def _shapes(prepared: bytes, runs: list[Outputs]) -> list[list[int | None]]:
             sizes.append(known if isinstance(known, int) else agreed)
         shapes.append(sizes)
     return shapes
-
-
-def _difference(expected: Outputs, found: Outputs) -> float:
-    """Return the largest difference as a share of each output's range; infinite when shapes or gaps differ."""
-    worst = 0.0
-    for one, other in zip(expected, found, strict=True):
-        a, b = one.astype(np.float64), other.astype(np.float64)
-        if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
-            return float("inf")
-        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-        if a.size:
-            worst = max(worst, float(np.abs(a - b).max() / max(np.ptp(a), np.abs(a).max(), 1e-12)))
-    return worst
 
 
 def _session(model: bytes) -> Any:

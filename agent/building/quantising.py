@@ -30,6 +30,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from agent.building import heads_of
+from agent.building.agreement import largest_difference
 from agent.building.child import Cancelled, Report
 from agent.building.jobs import Method
 from agent.errors import ModelError
@@ -145,7 +146,7 @@ def simplify(model: onnx.ModelProto, frames: NDArray[np.uint8] | None, folder: P
     expected = [_outputs(model, frame[None]) for frame in probe]
 
     def same(candidate: onnx.ModelProto) -> bool:
-        return all(_difference(one, _outputs(candidate, frame[None])) <= _LIMIT
+        return all(largest_difference(one, _outputs(candidate, frame[None])) <= _LIMIT
                    for one, frame in zip(expected, probe, strict=True))
 
     notes = []
@@ -242,19 +243,6 @@ def _outputs(model: onnx.ModelProto, batch: NDArray[np.uint8]) -> list[NDArray[A
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     outputs: list[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: batch})
     return outputs
-
-
-def _difference(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
-    """Return the largest difference as a share of an output's range; infinite when shapes or gaps differ."""
-    worst = 0.0
-    for one, other in zip(expected, found, strict=True):
-        a, b = one.astype(np.float64), other.astype(np.float64)
-        if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
-            return float("inf")
-        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-        if a.size:
-            worst = max(worst, float(np.abs(a - b).max() / max(np.ptp(a), np.abs(a).max(), 1e-12)))
-    return worst
 
 
 def _count(model: onnx.ModelProto) -> tuple[int, int]:
