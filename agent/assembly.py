@@ -13,7 +13,7 @@ from agent.capture.opening import SourceOptions, check_url, open_source
 from agent.capture.reader import Reader, ReaderPolicy
 from agent.capture.source import LatestFrame
 from agent.clock import RecentTrust, boot_id
-from agent.config import Config, SourceSection, UpstreamSection
+from agent.config import BudgetSection, Config, SourceSection, UpstreamSection
 from agent.errors import ConfigError
 from agent.https import HttpsOptions, open_session
 from agent.inference.engine import Engine
@@ -21,9 +21,11 @@ from agent.inference.heads import HeadConfig, make_head
 from agent.inference.letterbox import Letterbox
 from agent.meters import Heartbeat, SourceMeter
 from agent.pipeline import Deliver, Model, Pipeline
-from agent.records import SourceChange
+from agent.power.ledger import Step
+from agent.power.policy import Hours, Limits, Policy, minute_of_day
+from agent.records import Event, SourceChange
 from agent.report.credentials import Credentials
-from agent.report.events import EventFactory
+from agent.report.events import BudgetReading, EventFactory, WorkingPoint
 from agent.report.spool import FilePolicy, Spool
 from agent.report.upstream import Uploader, UpstreamPolicy
 from agent.schedule import Lane, Pace
@@ -105,7 +107,7 @@ def source(name: str, section: SourceSection, ready: threading.Condition, on_cha
         frozen_after_s=section.frozen_after, black_after_s=section.black_after)
     slot, meter = LatestFrame(name, ready), SourceMeter()
     reader = Reader(name, lambda: open_source(options), slot, meter, on_change, policy)
-    return reader, Lane(slot=slot, meter=meter, max_rate=section.max_rate)
+    return reader, Lane(slot=slot, meter=meter, max_rate=section.max_rate, priority=section.priority)
 
 
 def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, heartbeat: Heartbeat, *,
@@ -165,3 +167,21 @@ def pipeline(config: Config, first: Model, lanes: list[Lane], *, ready: threadin
     pace = Pace(rate=config.budget.rate, max_batch=config.engine.max_batch,
                 batch_deadline_s=config.engine.batch_deadline)
     return Pipeline(lanes=lanes, ready=ready, model=first, deliver=deliver, pace=pace, stop=stop)
+
+
+def policy(section: BudgetSection) -> Policy:
+    """Return what is wanted of the governor."""
+    return Policy(
+        objective=section.policy, fps=section.fps, safe_rate=section.safe_rate,
+        limits=Limits(watts=section.watts, celsius=section.celsius, rate=section.rate),
+        quiet=[Hours(begin=minute_of_day(hours.begin), end=minute_of_day(hours.end),
+                     limits=Limits(watts=hours.watts, celsius=hours.celsius, rate=hours.rate))
+               for hours in section.quiet_hours])
+
+
+def budget_step(events: EventFactory, step: Step, measures: str) -> Event:
+    """Return the event that tells a step of the governor."""
+    before, after = (WorkingPoint(tier=order.tier, batch=order.batch, rate=order.rate)
+                     for order in (step.before, step.after))
+    reading = BudgetReading(watts=step.watts, measures=measures, celsius=step.celsius, memory=step.memory)
+    return events.budget_step(step.kind, before, after, step.reason, reading, step.at)

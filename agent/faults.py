@@ -6,6 +6,7 @@ judges values alone and opens nothing: what the values name is looked at by ``ve
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import SplitResult, urlsplit
@@ -17,7 +18,7 @@ from agent.redact import redact
 from agent.units import quantity
 
 if TYPE_CHECKING:
-    from agent.config import Config, SourceSection, UpstreamSection
+    from agent.config import BudgetSection, Config, SourceSection, UpstreamSection
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}\Z"
 KEYS = "see docs/configuration.md, or `vedette config show` for all keys"
@@ -95,7 +96,22 @@ def contradictions(config: "Config") -> Iterator[Problem]:
         yield from _source_problems(name, source)
     if config.spool.max_bytes < _LEAST_SPOOL:
         yield Problem("spool.max_bytes", f"{config.spool.max_bytes} is too little for a spool", "give it 1MiB or more")
+    yield from _budget_problems(config.budget)
     yield from _upstream_problems(config.upstream)
+
+
+def _budget_problems(budget: "BudgetSection") -> Iterator[Problem]:
+    if budget.policy == "min_energy" and budget.fps is None:
+        yield Problem("budget.fps", "missing, but `min_energy` must know what to reach", 'add `fps = "10fps"`')
+    if budget.policy != "min_energy" and budget.fps is not None:
+        yield Problem("budget.fps", f"only `min_energy` looks at it, and the policy is {budget.policy!r}",
+                      'add `policy = "min_energy"`, or use `rate` for an upper limit')
+    areas = [height * width for height, width in budget.sizes]
+    if any(later >= earlier for earlier, later in pairwise(areas)):
+        yield Problem("budget.sizes", "each canvas must be smaller than the one before it", "sort them, largest first")
+    if budget.telemetry == "off" and budget.policy != "off" and (budget.watts or budget.celsius is not None):
+        yield Problem("budget.telemetry", "without sensors watts and celsius cannot be kept",
+                      'write `telemetry = "auto"`, or `policy = "off"`')
 
 
 def _source_problems(name: str, source: "SourceSection") -> Iterator[Problem]:

@@ -86,6 +86,8 @@ class Pipeline:
         self._seen: tuple[str, Canvas] | None = None
         self._done: queue.Queue[_Batch | _Retired | None] = queue.Queue(maxsize=2)
         self._ended_ns = 0
+        self.narrow = False
+        """Set it and a batch begins only when the one before is told: fewer frames are held, and fewer served."""
         self.stages: Mapping[str, Histogram] = {name: Histogram() for name in STAGES}
         self.looking = Heartbeat("inference", limit_s=30.0)
         self.telling = Heartbeat("postprocess", limit_s=30.0)
@@ -104,6 +106,9 @@ class Pipeline:
             while not self._stop.is_set():
                 self.looking.beat()
                 self._change()
+                if self.narrow and self._schedule.underway:
+                    self._schedule.wait_until_told(_IDLE_S)
+                    continue
                 began_ns = time.monotonic_ns()
                 taken = self._schedule.take(self._most, self._stop)
                 if taken:
@@ -137,6 +142,25 @@ class Pipeline:
     def seen(self) -> tuple[str, Canvas] | None:
         """The source whose frame the engine looked at last, and its canvas."""
         return self._seen
+
+    def pace(self, rate: float | None, max_batch: int, shares: Mapping[str, float | None]) -> None:
+        """Set what the loop may do from the next batch on.
+
+        Args:
+            rate: Frames per second of all sources together; None = any, 0 = pause.
+            max_batch: Most frames in one call.
+            shares: Frames per second of each source that is named; None = any, 0 = it is shed.
+        """
+        schedule = self._schedule
+        with schedule.ready:
+            before = (schedule.pace.rate, [lane.share for lane in schedule.lanes])
+            schedule.pace.rate, schedule.pace.max_batch = rate, max_batch
+            for lane in schedule.lanes:
+                lane.share = shares.get(lane.slot.source)
+                if (rate == 0 or lane.share == 0) and lane.slot.clear():
+                    lane.meter.skip("paused" if rate == 0 else "shed")
+            if before != (rate, [lane.share for lane in schedule.lanes]):
+                schedule.ask(self._most, time.monotonic_ns(), 0)
 
     def swap(self, model: Model) -> threading.Event:
         """Let ``model``, loaded and warmed, take over between two batches; return what is set when the old is closed.
@@ -232,8 +256,7 @@ class Pipeline:
                 width=frame.width, height=frame.height, skipped=skipped, detections=detections), what)
         self.stages["postprocess"].record((decoded_ns - began_ns) / 1e9)
         self.stages["report"].record((time.monotonic_ns() - decoded_ns) / 1e9)
-        with self._schedule.ready:
-            self._schedule.underway -= len(batch.frames)
+        self._schedule.told(len(batch.frames))
 
 
 def _canvases(model: Model) -> Pixels:

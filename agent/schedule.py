@@ -10,6 +10,7 @@ from agent.meters import SourceMeter
 from agent.records import Frame
 
 _IDLE_S = 0.25
+_NEVER_NS = 1 << 62
 _ALIVE_NS = 1_000_000_000  # a source that gave no frame for so long is not waited for
 
 
@@ -18,7 +19,7 @@ class Pace:
     """What the loop may do now.
 
     Attributes:
-        rate: Frames per second for all sources together; None = as many as the engine takes.
+        rate: Frames per second for all sources together; None = as many as the engine takes, 0 = none.
         max_batch: Most frames in one engine call.
         batch_deadline_s: A batch that is not full waits this long for more.
     """
@@ -30,16 +31,29 @@ class Pace:
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
-    """One source as the loop sees it: its mailbox, its meter, its own limit."""
+    """One source as the loop sees it.
+
+    Attributes:
+        slot: Its mailbox.
+        meter: Its counters.
+        max_rate: Frames per second it may have at most; None = any.
+        share: What the budget leaves it, the same way; 0 = nothing: it is shed.
+        priority: Sources of a higher one are served first when there is not enough for all.
+    """
 
     slot: LatestFrame
     meter: SourceMeter
     max_rate: float | None = None
+    share: float | None = None
+    priority: int = 5
 
     @property
     def open_ns(self) -> int:
         """The moment from which another frame of this source may be taken."""
-        return self.slot.last_taken_ns + int(1e9 / self.max_rate) if self.max_rate else 0
+        rate = min((rate for rate in (self.max_rate, self.share) if rate is not None), default=None)
+        if rate is None:
+            return 0
+        return self.slot.last_taken_ns + int(1e9 / rate) if rate else _NEVER_NS
 
 
 class Schedule:
@@ -62,6 +76,7 @@ class Schedule:
         self.call_ns = 0
         self.underway = 0
         self._open_ns = 0
+        self._someone_waits = False
 
     def take(self, most: int, stop: threading.Event) -> Sequence[tuple[Frame, int]]:
         """Wait up to a moment for frames, at most until ``stop``; return (frame, skipped) of those who waited longest.
@@ -87,9 +102,23 @@ class Schedule:
                 self.ready.wait((wake_ns - now_ns) / 1e9)
         return []
 
+    def told(self, count: int) -> None:
+        """Learn that ``count`` frames are told."""
+        with self.ready:
+            self.underway -= count
+            if self._someone_waits and not self.underway:
+                self.ready.notify_all()
+
+    def wait_until_told(self, timeout_s: float) -> None:
+        """Wait until no frame is under way, at most for a moment."""
+        with self.ready:
+            self._someone_waits = True
+            self.ready.wait_for(lambda: not self.underway, timeout_s)
+            self._someone_waits = False
+
     def _ripe(self, now_ns: int) -> list[Lane]:
         """Return the lanes whose frame may be taken now, the one served longest ago first."""
-        if now_ns < self._open_ns:
+        if now_ns < self._open_ns or self.pace.rate == 0:
             return []
         ripe = [lane for lane in self.lanes if lane.slot.frame is not None and lane.open_ns <= now_ns]
         return sorted(ripe, key=lambda lane: lane.slot.last_taken_ns)
@@ -111,9 +140,16 @@ class Schedule:
         behind it one call later for each batch before them. A source that gives no frames takes no place in the line:
         its first one is welcome at once.
         """
-        pace = self.pace
-        period_ns = int(1e9 / pace.rate) if pace.rate else 0
-        self._open_ns = max(self._open_ns, now_ns - period_ns) + count * period_ns
+        rate = self.pace.rate
+        period_ns = int(1e9 / rate) if rate else 0
+        # A pace that was slower until now leaves no frame waiting for longer than a period of the new one.
+        open_ns = min(max(self._open_ns, now_ns - period_ns), now_ns + period_ns)
+        self._open_ns = open_ns + count * period_ns
+        if rate == 0:
+            for lane in self.lanes:
+                lane.slot.skip_reason = "paused"
+                lane.slot.want(_NEVER_NS)
+            return
         place = 0
         for lane in sorted(self.lanes, key=lambda lane: lane.slot.last_taken_ns):
             free_ns = now_ns + self.call_ns
@@ -121,7 +157,7 @@ class Schedule:
                 free_ns += self.call_ns * (place // most)
                 place += 1
             wanted_ns = max(free_ns, self._open_ns, lane.open_ns)
-            lane.slot.skip_reason = "pace" if wanted_ns > free_ns else "busy"
+            lane.slot.skip_reason = "shed" if lane.share == 0 else "pace" if wanted_ns > free_ns else "busy"
             lane.slot.want(wanted_ns)
 
 

@@ -6,15 +6,12 @@ wins takes over between two batches, if there is room for both for a moment, els
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from agent import assembly, machine
+from agent import assembly, points_file, tiers
 from agent.building.child import Report
 from agent.building.forms import Form
 from agent.building.identity import Parts
@@ -24,15 +21,14 @@ from agent.building.store import FAILED_SERVING, Store, Stored
 from agent.config import Config
 from agent.errors import AgentError, EngineError, ModelError
 from agent.inference.engine import Engine
-from agent.loading import free_device_bytes, load_engine
+from agent.loading import load_engine
 from agent.pipeline import Model
 from agent.plan import Plan, plan_for
+from agent.room import NoRoomError, Room, measured_need
 from agent.tuning import Tuner
 
 _LOG = logging.getLogger(__name__)
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LOOK_AGAIN_S = 0.2
-_LEFT_FREE = 64 << 20  # bytes that must stay available when two engines are loaded for a moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,8 +65,9 @@ class Serving:
         self._recipe = recipe
         self._state_dir = state_dir
         self._say = say
-        self._cancel = cancel
+        self._cancel = _EitherSet(cancel)
         self._store = Store(state_dir)
+        self._room = Room(config.budget)
         self._plan: Plan | None = None
         self.served: Served | None = None
         self.tuning = ""
@@ -96,8 +93,27 @@ class Serving:
         if why := plan.cannot_run:
             raise EngineError(f"[engine] runtime = {plan.runtime!r} cannot run: {why}",
                               '`vedette doctor` says more; `runtime = "onnxruntime"` runs on any CPU')
-        self.served = self._from_store(plan, "tuned") or self._lower_tier(plan)
+        try:
+            self.served = self._from_store(plan, "tuned") or self._lower_tier(plan)
+        except NoRoomError as error:
+            self.served = self._smaller(error)
         return self.served
+
+    def load(self, offer: tiers.Offer) -> Served:
+        """Load another tier, beside the one that serves.
+
+        Raises:
+            NoRoomError: there is no room for both.
+            EngineError: it cannot be loaded.
+        """
+        self._room.ask(offer.plan, offer.need, self._engine)
+        return self._with_head(load_engine(offer.file), offer.kind, offer.stored, offer.why)
+
+    def give_up_tuning(self, why: str) -> None:
+        """End the tuning that goes on, if there is one."""
+        if self.tuning:
+            self.failed = f"a better engine is not built: {why}; `vedette engines build` does it, or the next start"
+            self._cancel.set()
 
     def improve(self, swap: Callable[[Served], threading.Event]) -> None:
         """Tune if that is wanted, and hand the winner to ``swap``; failures are told, and end nothing."""
@@ -106,7 +122,8 @@ class Serving:
             return
         self.tuning = "waits for its turn"
         try:
-            tuning = Tuner(plan=plan, state_dir=self._state_dir, report=self._heard(), cancel=self._cancel).run()
+            tuning = Tuner(plan=self._room.for_build(plan), state_dir=self._state_dir, report=self._heard(),
+                           cancel=self._cancel).run()
             if tuning.kept is None:
                 self.failed = "tuning found no engine that may serve: " + "; ".join(
                     f"{rung.form} {rung.words}" for rung in tuning.rungs if rung.outcome in {"lost", "failed"})
@@ -135,6 +152,7 @@ class Serving:
             if there and there.kept:
                 self.failed = f"the {tier} engine ({there.kept}) was damaged and is set aside"
             return None
+        self._room.ask(plan, measured_need(plan, stored), self._engine)
         try:
             engine = load_engine(plan.file(stored.path, stored.card.form, stored.card.max_batch))
         except EngineError as error:
@@ -151,21 +169,39 @@ class Serving:
 
     def _lower_tier(self, plan: Plan) -> Served:
         if plan.on_cpu:
-            prepared = plan.prepared
-            engine = load_engine(msgspec.structs.replace(plan.file(prepared.path, Form.FP32),
-                                                         identity=prepared.identity))
-            return self._with_head(engine, "prepared", None,
-                                   f"outputs within {prepared.max_difference:.1e} of the original's range")
+            return self.load(tiers.prepared_offer(plan, points_file.load(self._state_dir, self._recipe.name)))
         quick = plan.quick()
         if found := self._from_store(quick, "quick"):
             return found
         self._say(f"building a quick engine for {self._recipe.name}")
-        tuning = Tuner(plan=quick, state_dir=self._state_dir, cancel=self._cancel).run(quick.quick_forms)
+        tuning = Tuner(plan=self._room.for_build(quick), state_dir=self._state_dir, cancel=self._cancel).run(
+            quick.quick_forms)
         if found := self._from_store(quick, "quick"):
             return found
         raise EngineError(f"no engine for {self._recipe.name} may serve: " + "; ".join(
             f"{rung.form} {rung.outcome}: {rung.words}" for rung in tuning.rungs),
             "`vedette engines show` and `vedette doctor` say more")
+
+    def _smaller(self, error: NoRoomError) -> Served:
+        """Return the largest of the smaller canvases for which there is room.
+
+        Raises:
+            NoRoomError: there is none.
+        """
+        allowed = tiers.offers(self._config, self._recipe, self._state_dir, say=self._say, prepare_missing=True)
+        for offer in allowed[1:]:
+            try:
+                served = self.load(offer)
+            except NoRoomError:
+                continue
+            self.failed = f"{error.what}; the smaller canvas {offer.tier.name} serves instead"
+            _LOG.warning(self.failed)
+            return served
+        raise error
+
+    @property
+    def _engine(self) -> Engine | None:
+        return self.served.model.engine if self.served else None
 
     def _with_head(self, engine: Engine, tier: str, stored: Stored | None, checked: str) -> Served:
         try:
@@ -203,11 +239,13 @@ class Serving:
         if stored is None:
             self.failed = "the tuned engine is gone from the disk"
             return
-        if why := self._no_room(plan, stored):
-            self.failed = f"a tuned engine ({stored.card.form}) is there, but {why}: it takes over at the next start"
+        try:
+            better = self._from_store(plan, "tuned")
+        except NoRoomError as error:
+            self.failed = (f"a tuned engine ({stored.card.form}) is there, but {error.what}: it takes over at the next "
+                           "start")
             _LOG.warning(self.failed)
             return
-        better = self._from_store(plan, "tuned")
         if better is None:
             return
         taken_over = swap(better)
@@ -217,24 +255,6 @@ class Serving:
         self.served = better
         self.failed = ""
         _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
-
-    def _no_room(self, plan: Plan, stored: Stored) -> str:
-        """Return why two engines cannot be loaded at once; empty when they can."""
-        figures = [rung.measured for rung in (stored.tuning.rungs if stored.tuning else [])
-                   if rung.form is stored.card.form and rung.measured]
-        # On a GPU the process holds the libraries already, which are most of what a trial's process grew by.
-        need = sum((figure.resident_bytes if plan.on_cpu else figure.device_bytes) or 0 for figure in figures)
-        if not plan.on_cpu and (left := free_device_bytes()) < need + _LEFT_FREE:
-            return (f"loading it beside the one that serves takes {need / 1e6:.0f} MB on the device, "
-                    f"{left / 1e6:.0f} MB are free")
-        free, budget = machine.memory(), self._config.budget.memory
-        if plan.on_cpu and free and free.available < need + _LEFT_FREE:
-            return (f"loading it beside the one that serves takes {need / 1e6:.0f} MB, {free.available / 1e6:.0f} MB "
-                    "are free")
-        if budget and _resident() + need > budget:
-            return (f"with it beside the one that serves the agent would take {(_resident() + need) / 1e6:.0f} MB, the "
-                    f"budget is {budget / 1e6:.0f} MB")
-        return ""
 
     def _heard(self) -> Report:
         def heard(phase: str, done: int, total: int | None) -> None:
@@ -248,9 +268,17 @@ def _replaced_by(new: Parts, old: Parts) -> bool:
     return kinds[0] == kinds[1] and new.base != old.base
 
 
+class _EitherSet(threading.Event):
+    """An event that is also set when ``other`` is."""
+
+    def __init__(self, other: threading.Event) -> None:
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._other.is_set()
+
+
 def _out_of_memory(why: str) -> bool:
     return any(words in why.lower() for words in ("out of memory", "cannot be allocated", "failed to allocate"))
 
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES

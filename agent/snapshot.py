@@ -124,6 +124,100 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True):
     enforced: bool
 
 
+class ReadingView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sensors said last: ``telemetry`` who read them, ``measures`` what the watts are of.
+
+    ``rails`` in watts, ``zones`` in degrees Celsius, ``events`` the kernel's counters since the boot.
+    """
+
+    telemetry: str
+    age_s: float | None
+    watts: float | None
+    measures: str
+    celsius: float | None
+    hottest: str
+    gpu_load: float | None
+    rails: dict[str, float]
+    zones: dict[str, float]
+    alarms: list[str]
+    events: dict[str, int]
+    trouble: str
+
+
+class MemoryView(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory in bytes: this process, its children (builds), the engine on the device, and all three together.
+
+    ``available`` on the machine; ``limit`` and ``used`` of the tightest control group; ``pressure`` the share of the last
+    ten seconds, in percent, in which something waited for memory; ``given_up`` the rungs of the ladder in force.
+    """
+
+    resident: int | None
+    children: int | None
+    device: int | None
+    total: int | None
+    available: int | None
+    limit: int | None
+    limit_of: str
+    used: int | None
+    pressure: float | None
+    given_up: list[str]
+    why: str
+    leak: str
+
+
+class OrderView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loop may do: engine tier, frames in a call, frames per second (null = no limit, 0 = paused)."""
+
+    tier: str
+    batch: int
+    rate: float | None
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the governor; ``at`` in seconds since the epoch. ``kind``: step, memory, blind, seeing, limits, leak."""
+
+    at: float
+    kind: str
+    before: OrderView
+    after: OrderView
+    reason: str
+    watts: float | None
+    celsius: float | None
+    memory: int | None
+
+
+class SpentView(msgspec.Struct, frozen=True, kw_only=True):
+    """Time at one way of working; ``frames_per_joule`` while the power was known."""
+
+    name: str
+    seconds: float
+    frames: float
+    frames_per_joule: float | None
+
+
+class GovernorView(msgspec.Struct, frozen=True, kw_only=True):
+    """The governor: what it may do, why, and what it did. ``quiet`` names the quiet hours that hold, empty = none.
+
+    ``blind``: a sensor that a limit needs tells nothing, the loop runs at its safest known pace. ``table``: whether there
+    are operating points that fit. ``shares``: what each source may have, where priorities decide. ``count``: all steps.
+    """
+
+    policy: str
+    order: OrderView
+    why: str
+    since_s: float
+    quiet: str
+    blind: bool
+    table: str
+    shares: dict[str, float]
+    reading: ReadingView
+    memory: MemoryView
+    frames_per_joule: float | None
+    spent: list[SpentView]
+    steps: list[StepView]
+    count: int
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything ``vedette status --json`` prints."""
 
@@ -146,6 +240,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamView | None
     budget: dict[str, LimitView]
     heartbeats: dict[str, float]
+    governor: GovernorView | None = None
 
     def exit_code(self) -> int:
         """Return 0 (well), 1 (degraded) or 2 (down: it does not run, or sees nothing at all)."""

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -22,12 +22,19 @@ from agent import assembly, heap
 from agent.atomic import write_atomic
 from agent.building.recipe import Recipe
 from agent.capture.reader import Reader
+from agent.changing import TierChanger
 from agent.clock import RecentTrust
 from agent.config import Config
 from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, EXIT_SOFTWARE, AgentError, EngineError
+from agent.governing import Governing
 from agent.inference.engine import EngineDescription
+from agent.keeping import MemoryKeeper
 from agent.meters import Heartbeat
 from agent.pipeline import Deliver, Pipeline
+from agent.power.choose import open_telemetry
+from agent.power.ledger import Step
+from agent.power.memory import MemoryWatch
+from agent.power.telemetry import Telemetry
 from agent.records import Result, SourceChange, SourceState
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
@@ -72,6 +79,7 @@ class Supervisor:
         delivered = False
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
+            telemetry = open_telemetry(self._config.budget.telemetry, Path(self._config.budget.sysfs))
             (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
             uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
                                          canary=lambda: self._events.heartbeat().body)
@@ -95,9 +103,11 @@ class Supervisor:
                 pipeline = assembly.pipeline(self._config, served.model, lanes, ready=ready, stop=self._stop,
                                              deliver=self._deliver(recipe, spool))
                 parts.callback(pipeline.close)
-                self.view.looking(pipeline, serving)
+                governing = self._governing(serving, pipeline, lanes, telemetry, state_dir, spool)
+                self.view.looking(pipeline, serving, governing)
                 looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
-                beside = self._start_beside(serving, pipeline, recipe, state_dir)
+                beside = [*self._start_beside(serving, pipeline, recipe, state_dir),
+                          self._start("governor", governing.run)]
 
                 self._watch(readers, pipeline)
 
@@ -162,6 +172,18 @@ class Supervisor:
             sampler = Sampler(self._config.calibration, recipe, serving.size, state_dir, lambda: pipeline.seen)
             threads.append(self._start("sampler", lambda: sampler.run(self._stop)))
         return threads
+
+    def _governing(self, serving: Serving, pipeline: Pipeline, lanes: Sequence[Lane], telemetry: Telemetry,
+                   state_dir: Path, spool: Spool) -> Governing:
+        changer = TierChanger(self._config, assembly.recipe_of(self._config), state_dir, serving=serving,
+                              pipeline=pipeline, stop=self._stop)
+
+        def tell(step: Step, measures: str) -> None:
+            spool.append(assembly.budget_step(self._events, step, measures))
+
+        return Governing(self._config, assembly.policy(self._config.budget), pipeline=pipeline, lanes=lanes,
+                         changer=changer, telemetry=telemetry, stop=self._stop, tell=tell,
+                         keeper=MemoryKeeper(self._config.budget, MemoryWatch()))
 
     def _doing(self, what: str) -> None:
         self.view.doing = what

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agent import __version__, clock
+from agent.budget_view import budget_problems, governor_view, limits_view
 from agent.capture.reader import Reader
 from agent.config import Config
+from agent.governing import Governing
 from agent.meters import Heartbeat, Histogram, SourceMeter
 from agent.pipeline import Pipeline
 from agent.records import Result, SourceState
@@ -19,7 +21,6 @@ from agent.serving import Serving
 from agent.snapshot import (
     SCHEMA,
     EngineView,
-    LimitView,
     Snapshot,
     SourceView,
     SpoolView,
@@ -34,7 +35,6 @@ _LOST = {
     "spool_full": "the spool was full", "disk_full": "the disk was full", "max_age": "older than spool.max_age",
     "memory_full": "they found no room in memory", "closed": "the agent was stopping",
 }
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class View:
@@ -54,6 +54,7 @@ class View:
         self._reporting: list[Heartbeat] = []
         self._serving: tuple[Serving, float] | None = None
         self._pipeline: Pipeline | None = None
+        self._governing: Governing | None = None
         self.doing = "starting"
 
     def watching(self, name: str, reader: Reader, meter: SourceMeter) -> None:
@@ -66,8 +67,9 @@ class View:
         self._lost_before = dict(spool.stats().lost)
         self._reporting = [spooling, uploading] if uploader else [spooling]
 
-    def looking(self, pipeline: Pipeline, serving: Serving) -> None:
+    def looking(self, pipeline: Pipeline, serving: Serving, governing: Governing) -> None:
         """Learn that an engine is loaded, warmed and gated: from now on the agent is ready."""
+        self._governing = governing
         self._pipeline, self._serving, self.doing = pipeline, (serving, time.monotonic()), ""
 
     def saw(self, _result: Result) -> None:
@@ -85,11 +87,14 @@ class View:
         if self._pipeline:
             yield self._pipeline.looking
             yield self._pipeline.telling
+        if self._governing:
+            yield self._governing.heartbeat
         yield from self._reporting
 
     def snapshot(self, stopping: bool = False) -> Snapshot:
         """Return the state of everything, now."""
         sources = [self._source(name) for name in list(self._sources)]
+        rate = sum(source.processed_rate for source in sources)
         upstream, spool = self._upstream(), self._spool_view()
         problems = list(self._problems(sources, upstream, spool))
         blind = bool(sources) and not any(_sees(source) for source in sources)
@@ -101,7 +106,9 @@ class View:
             first_result_s=self._first_result_s, problems=problems, sources=sources,
             stages={name: _stage(histogram) for name, histogram in self._stages().items()},
             engine=self._engine_view(), found=dict(self._found), spool=spool, upstream=upstream,
-            budget=self._budget(), heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()})
+            budget=limits_view(self._config.budget, self._governing, rate),
+            governor=governor_view(self._governing, self._config.budget.policy) if self._governing else None,
+            heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()})
 
     def _stages(self) -> Mapping[str, Histogram]:
         return self._pipeline.stages if self._pipeline else {}
@@ -150,22 +157,12 @@ class View:
             certificate_expires_in_s=status.certificate_expires_in_s, clock=status.clock, buried=status.buried,
             canaries=status.canaries)
 
-    def _budget(self) -> dict[str, LimitView]:
-        section = self._config.budget
-        rate = sum(meter.processed_rate.per_second() for _, meter in list(self._sources.values()))
-
-        def view(limit: float | None, reading: float | None, unit: str, enforced: bool = False) -> LimitView:
-            return LimitView(limit=None if limit is None else float(limit), reading=reading, unit=unit,
-                             enforced=enforced)
-
-        return {"rate": view(section.rate, rate, "frames/s", enforced=True),
-                "memory": view(section.memory, _resident_bytes(), "bytes"),
-                "watts": view(section.watts, None, "W"), "celsius": view(section.celsius, None, "C")}
-
     def _problems(self, sources: list[SourceView], upstream: UpstreamView | None, spool: SpoolView | None
                   ) -> Iterator[str]:
         if self._serving and self._serving[0].failed:
             yield self._serving[0].failed
+        if self._governing:
+            yield from budget_problems(self._governing)
         for source in sources:
             if source.state not in {SourceState.LIVE, SourceState.ENDED} and not _young(source):
                 yield f"source {source.name} is {source.state} for {source.since_s:.0f} s: {source.reason}"
@@ -205,13 +202,6 @@ def _process_age_s() -> float:
     except (OSError, ValueError):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
-
-
-def _resident_bytes() -> float | None:
-    try:
-        return float(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError):
-        return None
 
 
 def upstream_problems(upstream: UpstreamView) -> Iterator[str]:

@@ -15,6 +15,7 @@ from bench.row import Row
 BENCHES = {
     "loop": "CPU and latency of the real agent against its bare engine, one and eight sources",
     "start": "time to the first detection, peak memory, time of a status answer",
+    "governor": "the governor on 1,000 simulated boards: limits, settling, throughput; what it costs",
     "engines": "what INT8 is worth, loading from the store, swapping under load; on the CPU",
     "gpu": "YOLOv8n on a GPU: our CUDA engine against PyTorch; needs one, and pycuda",
     "spool": "the spool against raw sqlite3, a million events, bytes on the wire, the loop's share",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from agent.config import Config, SourceSection
+from agent.config import Config, QuietHours, SourceSection
 from agent.units import PerSecond, Quantity
 
 _HEAD = """\
@@ -54,7 +54,7 @@ def _kind(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return _kind(next(arg for arg in inner if arg is not type(None)))
     if origin is list:
-        return f"list of {_kind(inner[0])}"
+        return "tables, see below" if hasattr(inner[0], "__struct_fields__") else f"list of {_kind(inner[0])}"
     if isinstance(hint, type) and issubclass(hint, Quantity):
         name = "rate" if hint is PerSecond else hint.__name__.lower()
         return f'{name}, like `"{hint.example}"`'
@@ -83,14 +83,18 @@ def reference() -> str:
     lines = [_HEAD]
     for section in msgspec.structs.fields(Config):
         struct: type[msgspec.Struct] = SourceSection if section.name == "source" else type(section.default)
-        title = "[source.NAME]" if section.name == "source" else f"[{section.name}]"
-        lines += [f"## `{title}`", "", (struct.__doc__ or "").strip(), "", "| key | value | default | meaning |",
-                  "|---|---|---|---|"]
-        hints = get_type_hints(struct, include_extras=True)
-        lines += [f"| `{field.name}` | {_kind(hints[field.name])} | {_default(field)} | {_text(hints[field.name])} |"
-                  for field in msgspec.structs.fields(struct)]
-        lines.append("")
+        lines += _table("[source.NAME]" if section.name == "source" else f"[{section.name}]", struct)
+        if section.name == "budget":
+            lines += _table("[[budget.quiet_hours]]", QuietHours)
     return "\n".join(lines)
+
+
+def _table(title: str, struct: type[msgspec.Struct]) -> list[str]:
+    hints = get_type_hints(struct, include_extras=True)
+    return [f"## `{title}`", "", (struct.__doc__ or "").strip(), "", "| key | value | default | meaning |",
+            "|---|---|---|---|",
+            *(f"| `{field.name}` | {_kind(hints[field.name])} | {_default(field)} | {_text(hints[field.name])} |"
+              for field in msgspec.structs.fields(struct)), ""]
 
 
 if __name__ == "__main__":

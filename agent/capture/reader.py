@@ -182,6 +182,7 @@ class Reader:
             with watch.call("opening", self._policy.open_timeout_s + _GRACE_S):
                 source = self._opener()
                 session = Session(source, self._slot, watch, self._policy.read_timeout_s + _GRACE_S, self._clock)
+                self._slot.live = session.live
             self._health.begin()
             while self._goes_on(watch):
                 self._step(session)

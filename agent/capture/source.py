@@ -54,6 +54,7 @@ class LatestFrame:
         ready: Condition shared by all mailboxes of one loop; notified when a frame arrives, is taken or is wanted.
 
     Attributes:
+        live: What the reader knows of its source, see :class:`Source`; False until it is opened.
         skip_reason: Why frames nobody took were passed over, as the counters name it; the loop may change it.
         lay: Lays pixels on the engine's canvas; set by the loop. The reader calls it while the pixels are still in its
             processor's cache, which costs half of what it costs in another thread.
@@ -63,6 +64,7 @@ class LatestFrame:
         self.source = source
         self.ready = ready
         self.last_taken_ns = 0
+        self.live = False
         self.skip_reason = "starting"
         self.lay: Callable[[Pixels], Canvas] | None = None
         self._wanted_ns: int | None = None

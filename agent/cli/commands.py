@@ -17,7 +17,9 @@ COMMANDS = {
     "config": "agent.cli.config:config",
     "engines": "agent.cli.engines:engines",
     "bench": "agent.cli.bench:bench",
+    "tune": "agent.cli.tune:tune",
     "doctor": "agent.cli.doctor:doctor",
+    "sensors": "agent.cli.sensors:sensors",
     "spool": "agent.cli.spool:spool",
     "receiver": "agent.cli.receiver:receiver",
 }

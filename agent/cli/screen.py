@@ -1,14 +1,17 @@
 """One snapshot as a screen for people. ``unknown`` where a value is not known; never a made-up 0."""
 
 import io
-from collections.abc import Collection, Mapping
 
 import click
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.snapshot import LimitView, Snapshot, SourceView, SpoolView, UpstreamView
+from agent.cli.budget_screen import budget_lines, share_words, steps_table
+from agent.cli.words import amount, cell, plain_table, span
+from agent.snapshot import GovernorView, Snapshot, SourceView, SpoolView, UpstreamView
+
+__all__ = ["amount", "cell", "plain_table", "say", "screen", "span"]
 
 _COLOURS = {
     **dict.fromkeys(("running", "live", "idle", "sending"), "green"),
@@ -20,6 +23,8 @@ _COLOURS = {
 _HEALTHY = {"live", "ended"}
 _CERTIFICATE_WARNING_S = 30 * 86400.0
 _TABLE_HEAD = 1  # line: the headings
+_LEAST_SOURCES = 2  # lines of the table of sources that the budget leaves: the worst one, and how many more
+_FEW_STEPS = 3  # so many of the newest steps are worth more than the stages
 
 
 def say(what: RenderableType, width: int) -> None:
@@ -38,45 +43,42 @@ def screen(snapshot: Snapshot, height: int | None = None) -> RenderableType:
     Args:
         snapshot: What to show.
         height: Lines there are; None = as many as it takes. Where they are few, long lines are cut short with "…",
-            the stages go first, then the healthiest sources.
+            the oldest steps of the governor go first, then the stages, then all its steps, then the healthiest sources,
+            then the lines on the budget from the last one on.
     """
-    problems = _problems(snapshot)
+    problems, budget = _problems(snapshot), budget_lines(snapshot)
+    steps = _steps(snapshot)
     if height is None:
-        return Group(*_head(snapshot), *problems, *_rest(snapshot), _sources(snapshot, None), _stages(snapshot))
+        return Group(*_head(snapshot), *problems, *_rest(snapshot), *budget, _sources(snapshot, None), _stages(snapshot),
+                     *([steps_table(steps, None)] if steps else []))
     most = max(height // 3, 1)
     if len(problems) > most:
         problems = [*problems[:most - 1], Text(f"          +{len(problems) - most + 1} more problems", style="yellow")]
     lines = [*_head(snapshot), *problems, *_rest(snapshot)]
+    room = height - len(lines) - _TABLE_HEAD - min(len(snapshot.sources), _LEAST_SOURCES)
+    lines += budget[:max(room, 1)]
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
-    left = height - len(lines) - _TABLE_HEAD
-    if left >= len(snapshot.sources) + _TABLE_HEAD + len(snapshot.stages):
-        return Group(*lines, _sources(snapshot, len(snapshot.sources)), _stages(snapshot))
-    return Group(*lines, _sources(snapshot, max(left, 1)))
+    return Group(*lines, *_tables(snapshot, steps, height - len(lines)))
 
 
-def span(seconds: float | None) -> str:
-    """Return a duration as people say it: ``85 ms``, ``12 s``, ``3 h 5 min``, or ``unknown``."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes < 2880 else f"{minutes // 1440} d {minutes // 60 % 24} h"
+def _tables(s: Snapshot, steps: GovernorView | None, left: int) -> list[RenderableType]:
+    """Return the tables that fit into ``left`` lines: sources, then a few steps, then the stages, then more steps."""
+    left -= _TABLE_HEAD
+    tables: list[RenderableType] = [_sources(s, max(min(left, len(s.sources)), 1))]
+    left -= len(s.sources)
+    few = min(len(steps.steps), _FEW_STEPS) + _TABLE_HEAD if steps else 0
+    stages = _TABLE_HEAD + len(s.stages)
+    if left >= few + stages:
+        tables.append(_stages(s))
+        left -= stages
+    if steps and left > _TABLE_HEAD:
+        tables.append(steps_table(steps, left - _TABLE_HEAD))
+    return tables
 
 
-def amount(count: float | None) -> str:
-    """Return bytes as people say them, or ``unknown``."""
-    if count is None:
-        return "unknown"
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"
+def _steps(s: Snapshot) -> GovernorView | None:
+    return s.governor if s.governor and s.governor.steps else None
 
 
 def _head(s: Snapshot) -> list[Text]:
@@ -96,7 +98,9 @@ def _head(s: Snapshot) -> list[Text]:
 
 def _sources(s: Snapshot, rows: int | None) -> RenderableType:
     """Return the table of sources, the unhealthy first; with at most ``rows`` rows of one line below its head."""
-    table = plain_table("source", "state", "since", "age", "picture", "fps in", "looked at", "skipped", wide=(0, 7))
+    shared = s.governor is not None and bool(s.governor.shares)
+    headings = ("source", "state", "since", "age", "picture", "fps in", "looked at", *(("may have",) if shared else ()))
+    table = plain_table(*headings, "skipped", wide=(0, len(headings)))
     sources = sorted(s.sources, key=lambda source: source.state in _HEALTHY)
     shown = sources if rows is None or len(sources) <= rows else sources[:rows - 1]
     cut = rows is not None
@@ -104,22 +108,10 @@ def _sources(s: Snapshot, rows: int | None) -> RenderableType:
         table.add_row(
             cell(source.name, cut=cut), Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
             span(source.last_frame_age_s), f"{source.width}x{source.height}" if source.width else "unknown",
-            f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}", cell(_skipped(source), cut=cut))
+            f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}",
+            *((share_words(s.governor, source.name),) if shared else ()), cell(_skipped(source), cut=cut))
     left_out = len(sources) - len(shown)
     return Group(table, Text(f"+{left_out} more")) if left_out else table
-
-
-def plain_table(*headings: str, wide: Collection[int] = ()) -> Table:
-    """Return an empty table of which only the columns ``wide`` give way on a narrow terminal."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=number not in wide, min_width=len(heading))
-    return table
-
-
-def cell(text: str, *, cut: bool) -> Text:
-    """Return what stands in a column that gives way: cut short with "…", or folded."""
-    return Text(text, no_wrap=True, overflow="ellipsis") if cut else Text(text, overflow="fold")
 
 
 def _skipped(source: SourceView) -> str:
@@ -138,9 +130,9 @@ def _stages(s: Snapshot) -> Table:
 
 
 def _rest(s: Snapshot) -> list[Text]:
-    """Return the lines on what comes after the engine: upstream, spool, found, budget."""
+    """Return the lines on what comes after the engine: upstream, spool, found."""
     found = ", ".join(f"{count} {label}" for label, count in sorted(s.found.items())) or "nothing yet"
-    lines = [_upstream(s.upstream), Text(f"found     {found}"), _budget(s.budget)]
+    lines = [_upstream(s.upstream), Text(f"found     {found}")]
     if s.spool:
         lines[1:1] = [_spool(s.spool), *_losses(s.spool)]
     return lines
@@ -185,17 +177,6 @@ def _losses(view: SpoolView) -> list[Text]:
     parts = [dead, f"since the file was made {lost}" if lost else ""]
     told = "; ".join(filter(None, parts))
     return [Text("lost      ").append(told, style="yellow")] if told else []
-
-
-def _budget(budget: Mapping[str, LimitView]) -> Text:
-    parts = []
-    for name, view in budget.items():
-        reading = amount(view.reading) if view.unit == "bytes" else (
-            "unknown" if view.reading is None else f"{view.reading:.1f} {view.unit}")
-        limit = amount(view.limit) if view.unit == "bytes" else f"{view.limit:g} {view.unit}" if view.limit else "-"
-        parts.append(f"{name} {reading}" + (
-            "" if view.limit is None else f" of {limit}{'' if view.enforced else ' (not enforced yet)'}"))
-    return Text("budget    " + ", ".join(parts))
 
 
 def _problems(s: Snapshot) -> list[Text]:

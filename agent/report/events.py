@@ -23,6 +23,7 @@ DETECTION = "detection"
 SOURCE_STATE = "source.state"
 GAP = "gap"
 HEARTBEAT = "heartbeat"
+BUDGET_STEP = "budget.step"
 # What the spool adds when it commits an event: its sequence, twelve digits or, one day, more.
 _SEQUENCE_BYTES = 40
 _MAX_OURS = MAX_BODY - _SEQUENCE_BYTES
@@ -108,6 +109,42 @@ class HeartbeatData(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
 
 
+class WorkingPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loop may do: engine tier, frames in a call, frames per second (null = no limit, 0 = paused)."""
+
+    tier: str
+    batch: int
+    rate: float | None
+
+
+class BudgetReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured then, null = unknown: watts (``measures`` says of what), degrees Celsius, bytes."""
+
+    watts: float | None
+    measures: str
+    celsius: float | None
+    memory: int | None
+
+
+class BudgetStepData(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of a ``budget.step`` event.
+
+    ``kind``: ``step`` the governor changed what the loop may do; ``memory`` something was given up or taken back;
+    ``blind``, ``seeing`` a sensor that a limit needs was lost, or is back; ``limits`` other limits hold now; ``leak``
+    memory grows steadily.
+    """
+
+    kind: str
+    before: WorkingPoint
+    after: WorkingPoint
+    reason: str
+    reading: BudgetReading
+    agent: str
+
+
+Data = DetectionData | SourceStateData | BudgetStepData | Gap | HeartbeatData
+
+
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The envelope, in the JSON format of CloudEvents 1.0, with two extensions of ours.
 
@@ -124,7 +161,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     datacontenttype: str
     bootid: str = ""
     clock: str = ""
-    data: DetectionData | SourceStateData | Gap | HeartbeatData
+    data: Data
 
 
 class EventFactory:
@@ -180,6 +217,13 @@ class EventFactory:
                                agent=self._version)
         return self._event(self._next(), SOURCE_STATE, change.source, change.at, data)
 
+    def budget_step(self, kind: str, before: WorkingPoint, after: WorkingPoint, reason: str, reading: BudgetReading,
+                    at: float) -> Event:
+        """Return a ``budget.step`` event; ``at`` is its time, seconds since the epoch."""
+        data = BudgetStepData(kind=kind, before=before, after=after, reason=reason[:_MAX_REASON], reading=reading,
+                              agent=self._version)
+        return self._event(self._next(), BUDGET_STEP, "", at, data)
+
     def gap(self, gap: Gap, name: str | None = None) -> Event:
         """Return a ``gap`` event; ``name`` is the id of the event that this one takes the place of."""
         return self._event(name or self._next(), GAP, "", self._wall(), gap)
@@ -193,8 +237,7 @@ class EventFactory:
             self._made += 1
             return f"{self._run_id}-{self._made}"
 
-    def _event(self, name: str, kind: str, subject: str, at: float,
-               data: DetectionData | SourceStateData | Gap | HeartbeatData) -> Event:
+    def _event(self, name: str, kind: str, subject: str, at: float, data: Data) -> Event:
         body = self._encode(CloudEvent(
             specversion="1.0", id=name, source=self._source, type=kind, subject=subject, time=rfc3339(at),
             datacontenttype="application/json", bootid=self._boot_id, clock=self._distrust(), data=data))

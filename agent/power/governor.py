@@ -1,0 +1,270 @@
+"""The governor: what the loop may do now, decided twice a second from what was measured. Pure: no clock, no sensor.
+
+``decide(rules, state, sample) -> (state, reason)``; ``state.order`` is what the loop may do. In this order:
+
+1. A sensor that a limit needs tells nothing: the safest known pace, until it has told something for a while.
+2. The *way* (engine tier and batch) that serves best within all limits, by the table; seldom changed.
+3. The rate of that way: as many frames as watts and degrees allow (``caps.py``), and not more than are wanted. Down at
+   once, up slowly, never up again within the dwell after a down.
+4. Memory: the ladder (``squeeze.py``) forces a smaller batch, a smaller tier, a pause.
+
+A *step* is what is told and reported: another way, a pause, its end, blindness, or a rate that left the last told one by
+more than a sixth. Between steps the rate is trimmed silently.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from agent.power.caps import Heat, Power, rate_for_watts
+from agent.power.choice import Choice, choose
+from agent.power.orders import Order, Rules, Sample
+from agent.power.points import Way
+
+PERIOD_S = 0.5
+"""Between two decisions: power follows a change of rate by about as long, and a sensor is read as often."""
+_DWELL_S = 4.0  # after a down no up: as long as it takes to see what the down has done
+_WAY_DWELL_S = 60.0
+_HOLD_S, _HOLD_DOWN_S = 5.0, 2.0  # between two told changes of the rate, upwards and downwards
+_TOLD = 1 / 6  # a change of the rate by so much is told
+_HYSTERESIS = 0.015
+_UP, _GENTLY_DOWN = 0.12, 0.4  # of the way to the cap, a period
+_UP_UNKNOWN = 0.25  # without a table what a frame costs is taken for too much rather than too little
+_LEAST_RATE = 0.2  # frames per second; below it is a pause
+_GOOD_SAMPLES = 4
+_ALARM_FACTOR = 0.7
+_SAFE_SHARE = 0.8  # of the limit: measured points below that are safe to go to blindly
+_AHEAD = 1.1  # what is allowed never runs further ahead of what is served or wanted
+_DOUBLE = 2.5  # the cap of a rate that is served in full, where no table tells the capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the governor remembers; make the first one with :func:`begin`.
+
+    Attributes:
+        order: What the loop may do.
+        told: The order of the last step.
+        why: Why the order is what it is, in words.
+        blind: Good samples still missing before the sensors are believed; 0 = they are.
+        power: See :class:`agent.power.caps.Power`.
+        heat: See :class:`agent.power.caps.Heat`.
+        top: Frames per second this way has served at most, where no table tells its capacity.
+        now_s: Time of the last sample.
+        down_s: When the rate last went down.
+        told_s: When the last step was told.
+        way_s: When the way was last changed.
+    """
+
+    order: Order
+    told: Order
+    why: str = "start"
+    blind: int = 1
+    power: Power = field(default_factory=Power)
+    heat: Heat = field(default_factory=Heat)
+    top: float = 0.0
+    now_s: float | None = None
+    down_s: float = -1e9
+    told_s: float = -1e9
+    way_s: float = -1e9
+
+
+def begin(rules: Rules, way: Way) -> State:
+    """Return the state at the start, with ``way`` in service: at the safest pace until a sensor has spoken."""
+    order = Order(tier=way.tier, batch=way.batch, rate=_safe_rate(rules, way) if _governed(rules) else rules.limits.rate)
+    return State(order=order, told=order)
+
+
+def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
+    """Return the state after ``sample``, and why a step was taken; empty when none was."""
+    dt_s = PERIOD_S if state.now_s is None else min(max(sample.now_s - state.now_s, 1e-3), 4 * PERIOD_S)
+    state = replace(state, now_s=sample.now_s, top=max(state.top * (1 - dt_s / 600), sample.fps))
+    if sample.squeeze == "pause":
+        return _told(state, replace(state.order, rate=0.0), sample.why_squeezed)
+    if missing := _missing(rules, sample):
+        return _blind(rules, state, sample, missing)
+    if state.blind > 1:
+        state = _learned(rules, state, sample, dt_s)
+        return replace(state, blind=state.blind - 1), ""
+    state = replace(_learned(rules, state, sample, dt_s), blind=0)
+    choice = choose(rules, _way(rules, state), state.power, sample, wanted(rules, sample),
+                    settled=sample.now_s - state.way_s >= _WAY_DWELL_S)
+    if choice is not None:
+        return _change(rules, state, sample, choice)
+    return _pace(rules, state, sample)
+
+
+def served(asked: float | None, counted: float) -> float:
+    """Return the frames per second really served.
+
+    Args:
+        asked: The pace; None or 0 = none.
+        counted: Frames counted over the last two seconds / two seconds: a slow pace makes it coarse.
+    """
+    return asked if asked and counted >= 0.8 * asked - 1.0 else counted
+
+
+def back(state: State, way: Way) -> State:
+    """Return the state when an ordered way could not be had, or another took its place: ``way`` serves."""
+    order = replace(state.order, tier=way.tier, batch=way.batch)
+    return replace(state, order=order, told=order, way_s=state.now_s or 0.0,
+                   power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
+
+
+def wanted(rules: Rules, sample: Sample) -> float | None:
+    """Return the frames per second there is any use for; None = as many as can be had."""
+    offered = sample.offered * _AHEAD if sample.offered is not None else None
+    return min((bound for bound in (offered, _asked(rules)) if bound is not None), default=None)
+
+
+def _asked(rules: Rules) -> float | None:
+    """Return the frames per second that are asked for, whatever the sources give."""
+    return min((bound for bound in (rules.limits.rate, rules.fps if rules.objective == "min_energy" else None)
+                if bound is not None), default=None)
+
+
+def _governed(rules: Rules) -> bool:
+    return rules.limits.watts is not None or rules.limits.celsius is not None
+
+
+def _missing(rules: Rules, sample: Sample) -> str:
+    lacks = [name for name, limit, value in (("watts", rules.limits.watts, sample.watts),
+                                             ("temperature", rules.limits.celsius, sample.celsius))
+             if limit is not None and value is None]
+    return f"no {' and no '.join(lacks)}: {sample.trouble or 'the sensors tell nothing'}" if lacks else ""
+
+
+def _blind(rules: Rules, state: State, sample: Sample, why: str) -> tuple[State, str]:
+    way = _way(rules, state)
+    safe = _safe_rate(rules, way)
+    rate = safe if state.order.rate is None else min(state.order.rate or safe, safe)
+    fresh = state.blind == 0 or state.why == "start"
+    state = replace(state, blind=_GOOD_SAMPLES, down_s=sample.now_s, power=Power(), heat=Heat())
+    order = replace(state.order, rate=rate)
+    why = f"{why}; the safest known pace until it is back"
+    return _step(state, order, why) if fresh else (replace(state, order=order, why=why), "")
+
+
+def _safe_rate(rules: Rules, way: Way) -> float:
+    """Return the rate at which the table saw well less power than the limit; without that the configured one.
+
+    A table knows nothing about how hot it is today: a limit of degrees alone leaves the configured rate.
+    """
+    limit, rate = rules.limits.watts, rules.safe_rate
+    if limit is not None and rules.limits.celsius is None and way.base is not None and way.joules is not None:
+        rate = max(rate, (_SAFE_SHARE * limit - way.base) / way.joules)
+    bounds = [bound for bound in (rate, way.capacity, rules.limits.rate) if bound is not None]
+    return min(bounds)
+
+
+def _learned(rules: Rules, state: State, sample: Sample, dt_s: float) -> State:
+    way = _way(rules, state)
+    power, heat = state.power, state.heat
+    if sample.watts is not None:
+        power = power.followed(sample.watts, sample.fps, way.joules, dt_s)
+    if sample.celsius is not None and rules.limits.celsius is not None:
+        heat = heat.followed(sample.celsius, rules.limits.celsius, max(sample.fps, _LEAST_RATE), dt_s)
+    return replace(state, power=power, heat=heat)
+
+
+def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
+    """Trim the rate of the way in service."""
+    cap, why = _cap(rules, state, sample)
+    order, now_s = state.order, sample.now_s
+    if cap is None:
+        return _trimmed(state, replace(order, rate=None), why) if order.rate is not None else (state, "")
+    rate = order.rate if order.rate is not None else max(sample.fps, state.top)
+    over = _over(rules, sample)
+    way = _way(rules, state)
+    unknown = way.joules is None and state.power.low is None and rules.limits.watts is not None and not over
+    if unknown:
+        cap = rate  # nothing is known of what a frame costs before the first pace was held for a moment
+    if cap < _LEAST_RATE:
+        alone = state.power.base if over and sample.watts is not None else None
+        why = f"{over}; without frames the board takes about {alone:.1f} W" if alone else over or why
+        return _told(replace(state, down_s=now_s), replace(order, rate=0.0), why) if rate else (state, "")
+    if rate == 0.0:
+        ready = cap >= 2 * _LEAST_RATE and now_s - state.told_s >= 2 * _DWELL_S
+        return _step(state, replace(order, rate=min(cap, max(_LEAST_RATE, rules.safe_rate))), why) if ready else (state, "")
+    if cap < rate * (1 - _HYSTERESIS) or (over and cap < rate):
+        lower = cap if over or not _governed(rules) else rate + _GENTLY_DOWN * (cap - rate)
+        return _trimmed(replace(state, down_s=now_s), replace(order, rate=max(lower, _LEAST_RATE)), over or why)
+    if cap > rate * (1 + _HYSTERESIS) and now_s - state.down_s >= _DWELL_S:
+        part = (_UP if way.joules is not None else _UP_UNKNOWN) if _governed(rules) else 1.0
+        higher = rate + part * (cap - rate)
+        return _trimmed(state, replace(order, rate=higher), why)
+    return state, ""
+
+
+def _cap(rules: Rules, state: State, sample: Sample) -> tuple[float | None, str]:
+    """Return the frames per second that everything allows, and what binds, in words; None = nothing binds."""
+    way, limits = _way(rules, state), rules.limits
+    caps: list[tuple[float, str]] = []
+    if limits.watts is not None and sample.watts is not None:
+        caps.append((rate_for_watts(state.power, limits.watts, sample.watts),
+                     f"{sample.watts:.2f} W of {limits.watts:g} W"))
+    if limits.celsius is not None and sample.celsius is not None:
+        caps.append((state.heat.cap,
+                     f"{sample.celsius:.1f} C, {state.heat.slope:+.2f} C/s, limit {limits.celsius:g} C"))
+    if sample.alarms and _governed(rules):
+        caps.append((sample.fps * _ALARM_FACTOR, "the board complains: " + ", ".join(sample.alarms)))
+    asked = wanted(rules, sample) if _governed(rules) else _asked(rules)
+    if asked is not None:
+        caps.append((asked, f"{asked:.3g} fps are wanted"))
+    if not caps:
+        return None, ""
+    if _governed(rules):
+        caps.append((_ahead(rules, state, sample, way), "as fast as the engine is"))
+    return min(caps)
+
+
+def _ahead(rules: Rules, state: State, sample: Sample, way: Way) -> float:
+    """Return how far the rate may run ahead of what is served: an engine at its end gives no more for a higher one."""
+    if way.capacity is not None:
+        return _AHEAD * max(way.capacity, state.top)
+    rate = state.order.rate or rules.safe_rate
+    return max(_DOUBLE * rate if sample.fps >= 0.95 * rate else _AHEAD * max(state.top, sample.fps), rules.safe_rate)
+
+
+def _over(rules: Rules, sample: Sample) -> str:
+    """Return which hard limit is exceeded now, in words."""
+    limits = rules.limits
+    if limits.watts is not None and sample.watts is not None and sample.watts > limits.watts:
+        return f"{sample.watts:.2f} W measured, the limit is {limits.watts:g} W"
+    if limits.celsius is not None and sample.celsius is not None and sample.celsius >= limits.celsius:
+        return f"{sample.celsius:.1f} C measured, the limit is {limits.celsius:g} C"
+    return "the board complains: " + ", ".join(sample.alarms) if sample.alarms and _governed(rules) else ""
+
+
+def _change(rules: Rules, state: State, sample: Sample, choice: Choice) -> tuple[State, str]:
+    """Go to another way, at the rate that costs what may be used; what was learned of the base stays."""
+    rate = choice.rate if _governed(rules) else _asked(rules)
+    order = Order(tier=choice.way.tier, batch=choice.way.batch, rate=rate)
+    state = replace(state, way_s=sample.now_s, top=0.0, down_s=sample.now_s,
+                    power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
+    return _step(state, order, choice.why)
+
+
+def _way(rules: Rules, state: State) -> Way:
+    order = state.order
+    return next((way for way in rules.ways if (way.tier, way.batch) == (order.tier, order.batch)),
+                Way(tier=order.tier, batch=order.batch))
+
+
+def _trimmed(state: State, order: Order, why: str) -> tuple[State, str]:
+    """Change the rate; it is a step when it has left the told one far enough."""
+    was, now = state.told.rate, order.rate
+    if was is None or now is None or was == 0:
+        return _told(state, order, why)
+    up = now > was
+    held_s = (state.now_s or 0.0) - state.told_s
+    if abs(now - was) > _TOLD * was and held_s >= (_HOLD_S if up else _HOLD_DOWN_S):
+        return _step(state, order, why)
+    return replace(state, order=order, why=why), ""
+
+
+def _told(state: State, order: Order, why: str) -> tuple[State, str]:
+    """Take a step if that changes anything."""
+    return (replace(state, why=why), "") if order == state.order else _step(state, order, why)
+
+
+def _step(state: State, order: Order, why: str) -> tuple[State, str]:
+    return replace(state, order=order, told=order, why=why, told_s=state.now_s or 0.0), why

@@ -1,0 +1,69 @@
+"""What goes into the governor and what comes out: rules, samples, orders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.power.points import Way
+from agent.power.policy import Limits, Objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for a while.
+
+    Attributes:
+        objective: See :class:`agent.power.policy.Policy`.
+        limits: What must not be exceeded now.
+        fps: What ``min_energy`` must reach.
+        safe_rate: Frames per second when nothing better is known.
+        ways: What can be chosen, the one in service included; without figures where nothing was measured.
+        changeable: Names of the tiers that can be changed to now.
+    """
+
+    objective: Objective = "max_fps"
+    limits: Limits = Limits()
+    fps: float | None = None
+    safe_rate: float = 1.0
+    ways: Sequence[Way] = ()
+    changeable: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What was measured since the last decision.
+
+    Attributes:
+        now_s: Monotonic clock, seconds.
+        watts: None = unknown or stale.
+        celsius: The hottest zone; None = unknown or stale.
+        fps: Frames served per second since the last sample.
+        offered: Frames per second the sources give; None = as many as are taken.
+        alarms: What the board complains of.
+        trouble: Why something is unknown.
+        squeeze: How far the memory ladder went: ``""``, ``batch``, ``tier``, ``pause``.
+        why_squeezed: In words, with figures.
+    """
+
+    now_s: float
+    watts: float | None
+    celsius: float | None
+    fps: float
+    offered: float | None = None
+    alarms: tuple[str, ...] = ()
+    trouble: str = ""
+    squeeze: str = ""
+    why_squeezed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the loop may do: ``rate`` frames per second (None = no limit, 0 = pause) with one tier and batch."""
+
+    tier: str
+    batch: int
+    rate: float | None
+
+    def __str__(self) -> str:
+        """Return it as one short text."""
+        rate = "unpaced" if self.rate is None else "paused" if self.rate == 0 else f"{self.rate:.3g} fps"
+        return f"{self.tier}, batch {self.batch}, {rate}"
