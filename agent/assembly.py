@@ -13,7 +13,7 @@ from agent.capture.opening import SourceOptions, check_url, open_source
 from agent.capture.reader import Reader, ReaderPolicy
 from agent.capture.source import LatestFrame
 from agent.clock import RecentTrust, boot_id
-from agent.config import BudgetSection, Config, SourceSection, UpstreamSection
+from agent.config import BudgetSection, Config, QuietHours, SourceSection, UpstreamSection
 from agent.errors import ConfigError
 from agent.https import HttpsOptions, open_session
 from agent.inference.engine import Engine
@@ -170,13 +170,19 @@ def pipeline(config: Config, first: Model, lanes: list[Lane], *, ready: threadin
 
 
 def policy(section: BudgetSection) -> Policy:
-    """Return what is wanted of the governor."""
+    """Return what is wanted of the governor, in plain numbers: they travel on to status and events."""
     return Policy(
-        objective=section.policy, fps=section.fps, safe_rate=section.safe_rate,
-        limits=Limits(watts=section.watts, celsius=section.celsius, rate=section.rate),
-        quiet=[Hours(begin=minute_of_day(hours.begin), end=minute_of_day(hours.end),
-                     limits=Limits(watts=hours.watts, celsius=hours.celsius, rate=hours.rate))
+        objective=section.policy, fps=_plain(section.fps), safe_rate=float(section.safe_rate), limits=_limits(section),
+        quiet=[Hours(begin=minute_of_day(hours.begin), end=minute_of_day(hours.end), limits=_limits(hours))
                for hours in section.quiet_hours])
+
+
+def _limits(section: BudgetSection | QuietHours) -> Limits:
+    return Limits(watts=_plain(section.watts), celsius=_plain(section.celsius), rate=_plain(section.rate))
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def budget_step(events: EventFactory, step: Step, measures: str) -> Event:
@@ -184,4 +190,4 @@ def budget_step(events: EventFactory, step: Step, measures: str) -> Event:
     before, after = (WorkingPoint(tier=order.tier, batch=order.batch, rate=order.rate)
                      for order in (step.before, step.after))
     reading = BudgetReading(watts=step.watts, measures=measures, celsius=step.celsius, memory=step.memory)
-    return events.budget_step(step.kind, before, after, step.reason, reading, step.at)
+    return events.budget_step(step.kind, before=before, after=after, reason=step.reason, reading=reading, at=step.at)

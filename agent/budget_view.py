@@ -37,7 +37,7 @@ def limits_view(section: BudgetSection, governing: Governing | None, rate: float
     decided = governing.decided if governing else None
     limits, reading = (decided.limits, decided.reading) if decided else (section, None)
     fresh = reading if reading and time.monotonic() - reading.at_s <= _FRESH_S else None
-    memory = governing.keeper.reading.total if governing else None
+    memory = governing.keeper.reading.own if governing else None
     enforced = section.policy in _ENFORCED
 
     def view(limit: float | None, value: float | None, unit: str, *, kept: bool) -> LimitView:

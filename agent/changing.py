@@ -83,7 +83,9 @@ class TierChanger:
             _LOG.warning("operating points: %s", error.what)
             return
         names = [offer.tier.name for offer in self._offers]
-        self._ways = [Way(tier=name, batch=1, rank=rank) for rank, name in enumerate(names)]
+        most = self._config.engine.max_batch
+        self._ways = [Way(tier=offer.tier.name, batch=min(most, offer.tier.max_batch), rank=rank)
+                      for rank, offer in enumerate(self._offers)]
         if table is None:
             return
         now = points_file.current(self._config, self._recipe, self._offers, telemetry=telemetry.name,
@@ -98,7 +100,7 @@ class TierChanger:
     def ways(self, max_batch: int) -> Sequence[Way]:
         """Return the ways that can be chosen, with what is known of their cost; the one in service is among them."""
         most = min(max_batch, self._pipeline.model.engine.spec.max_batch)
-        found = [way for way in self._ways if way.batch <= most or way.tier != self.tier]
+        found = [way for way in self._ways if way.batch <= (most if way.tier == self.tier else max_batch)]
         if not any(way.tier == self.tier for way in found):
             found = [self._bare(most), *found]
         return found
@@ -138,9 +140,9 @@ class TierChanger:
         return True
 
     def change_to(self, tier: str) -> None:
-        """Begin to load ``tier``; nothing happens while another one is being loaded."""
+        """Begin to load ``tier``; nothing happens while another one is, or before this one may be tried again."""
         offer = next((offer for offer in self._offers if offer.tier.name == tier), None)
-        if offer is None or self.loading:
+        if offer is None or tier not in self.changeable():
             return
         self._thread = threading.Thread(target=self._change, args=(offer,), name="tier", daemon=True)
         self._thread.start()

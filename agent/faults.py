@@ -112,6 +112,10 @@ def _budget_problems(budget: "BudgetSection") -> Iterator[Problem]:
     if budget.telemetry == "off" and budget.policy != "off" and (budget.watts or budget.celsius is not None):
         yield Problem("budget.telemetry", "without sensors watts and celsius cannot be kept",
                       'write `telemetry = "auto"`, or `policy = "off"`')
+    for key, value in (("nvpmodel", budget.nvpmodel), ("jetson_clocks", budget.jetson_clocks)):
+        if value is not None and budget.telemetry not in {"auto", "jtop"}:
+            yield Problem(f"budget.{key}", f"only jtop can set it, and telemetry is {budget.telemetry!r}",
+                          f'write `telemetry = "auto"` or "jtop", or leave {key} out')
 
 
 def _source_problems(name: str, source: "SourceSection") -> Iterator[Problem]:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.changing import TierChanger
 from agent.clock import RecentTrust
@@ -23,6 +23,7 @@ from agent.power.governor import PERIOD_S
 from agent.power.ledger import Ledger, Step
 from agent.power.orders import Order, Rules, Sample
 from agent.power.policy import Limits, Policy, limits_at
+from agent.power.reach import served
 from agent.power.shares import Demand, shares
 from agent.power.telemetry import Reading, Telemetry
 from agent.schedule import Lane
@@ -53,7 +54,7 @@ class Governing:
 
     Args:
         config: Its ``[budget]``.
-        policy: The same, as the governor takes it.
+        policy: The same, as the governor takes it; may be changed while it runs.
         pipeline: Whose pace is set.
         lanes: The pipeline's.
         changer: Changes tiers.
@@ -67,7 +68,7 @@ class Governing:
                  changer: TierChanger, telemetry: Telemetry, keeper: MemoryKeeper, tell: Callable[[Step, str], None],
                  stop: threading.Event) -> None:
         self._config = config
-        self._policy = policy
+        self.policy = policy
         self._pipeline = pipeline
         self._lanes = lanes
         self._changer = changer
@@ -84,13 +85,15 @@ class Governing:
         limits, self._quiet = limits_at(policy, self._minute())
         self._state = governor.begin(self._rules(limits), changer.way(config.engine.max_batch))
         self._shares: Mapping[str, float | None] = {}
+        self._tier = changer.tier
+        self._held = self._state.order.rate
         self._act(self._state.order)
         self.decided = self._decided(limits, None)
 
     def run(self) -> None:
         """Govern until ``stop``."""
-        self._changer.look_around(self._telemetry)
         try:
+            self._changer.look_around(self._telemetry)
             while not self._stop.wait(PERIOD_S):
                 self.heartbeat.beat()
                 self._govern()
@@ -98,17 +101,19 @@ class Governing:
             self._telemetry.close()
 
     def _govern(self) -> None:
-        reading, now_s = self._telemetry.sample(), time.monotonic()
-        if self._changer.renewed():
-            self._renew()
-        limits, quiet = limits_at(self._policy, self._minute())
+        reading, now_s = _believed(self._telemetry.sample()), time.monotonic()
+        if (renewed := self._changer.renewed()) or self._changer.tier != self._tier:
+            self._renew(asked=not renewed)
+        if failure := self._changer.take_failure():
+            self._go_back(failure, reading)
+        limits, quiet = limits_at(self.policy, self._minute())
         if quiet != self._quiet:
             words = f"quiet hours {quiet} hold" if quiet else f"quiet hours {self._quiet} are over"
             self._quiet = quiet
             self._took("limits", self._state.order, self._state.order, words, reading)
         self._keep_memory(reading)
         rules, sample = self._rules(limits), self._sample(now_s, reading)
-        before, was_blind = self._state.order, self._state.blind > 0
+        before, was_blind = self._state.told, self._state.blind > 0 and self._state.why != "start"
         self._state, why = governor.decide(rules, self._state, sample)
         order = self._state.order
         self._act(order)
@@ -117,11 +122,8 @@ class Governing:
             kind = "blind" if blind and not was_blind else "step"
             self._since_s = now_s
             self._took(kind, before, order, why, reading)
-        elif was_blind and not self._state.blind and self._state.why != "start" and self._governed(limits):
+        elif was_blind and not self._state.blind and self._governed(limits):
             self._took("seeing", before, order, "the sensors tell again what the limits need", reading)
-        if self._changer.failure:
-            self._state = governor.back(self._state, self._changer.way(order.batch))
-            self._took("step", order, self._state.order, self._changer.take_failure(), reading)
         self.decided = self._decided(limits, reading)
 
     def _decided(self, limits: Limits, reading: Reading | None) -> Decided:
@@ -146,18 +148,15 @@ class Governing:
         before_s, before = self._counts[-1]
         self._counts.append((now_s, self._processed()))
         (first_s, first), (_, last) = self._counts[0], self._counts[-1]
-        fresh = now_s - reading.at_s <= _STALE_S
-        watts = reading.watts if fresh else None
-        self.ledger.passed(self._state.order, now_s - before_s, last - before, watts)
+        self.ledger.passed(self._state.order, now_s - before_s, last - before, reading.watts)
         offered = [demand.fps for demand in self._demands()]
         counted = (last - first) / max(now_s - first_s, 1e-3)
         return Sample(
-            now_s=now_s, watts=watts, celsius=reading.celsius if fresh else None,
-            fps=governor.served(self._state.order.rate, counted),
-            offered=None if None in offered else sum(fps for fps in offered if fps is not None),
-            alarms=reading.alarms if fresh else (),
-            trouble=reading.trouble if fresh else f"the last reading is {now_s - reading.at_s:.1f} s old",
-            squeeze=self.keeper.force, why_squeezed=self.keeper.why)
+            now_s=now_s, watts=reading.watts, celsius=reading.celsius,
+            fps=served(self._state.order.rate, counted),
+            # Where no source gives frames, nobody knows yet what they will give.
+            offered=sum(fps or 0.0 for fps in offered) if offered and None not in offered else None,
+            alarms=reading.alarms, trouble=reading.trouble, squeeze=self.keeper.force, why_squeezed=self.keeper.why)
 
     def _processed(self) -> int:
         return sum(lane.meter.processed for lane in self._lanes)
@@ -166,26 +165,32 @@ class Governing:
         """Return what the sources that give frames could use."""
         return [Demand(source=lane.slot.source, priority=lane.priority, fps=_least(
                     max(lane.meter.seen_rate.per_second(), _COARSE) if lane.slot.live else None, lane.max_rate))
-                for lane in self._lanes if lane.meter.seen_rate.per_second() > 0 or lane.slot.frame is not None]
+                for lane in self._lanes
+                if lane.meter.seen_rate.per_second() > 0 or lane.slot.frame is not None
+                or (lane.share == 0 and not lane.slot.live)]  # it gives none because it is not asked for any
 
     def _minute(self) -> int | None:
-        if self._policy.quiet and self._trust.distrust():
+        if self.policy.quiet and self._trust.distrust():
             return None
         now = time.localtime()
         return now.tm_hour * 60 + now.tm_min
 
     def _rules(self, limits: Limits) -> Rules:
-        return Rules(objective=self._policy.objective, limits=limits, fps=self._policy.fps,
-                     safe_rate=self._policy.safe_rate, ways=self._changer.ways(self._config.engine.max_batch),
+        return Rules(objective=self.policy.objective, limits=limits, fps=self.policy.fps,
+                     safe_rate=self.policy.safe_rate, ways=self._changer.ways(self._config.engine.max_batch),
                      changeable=self._changer.changeable())
 
     # Acting ---------------------------------------------------------------------------------------------------
 
     def _act(self, order: Order) -> None:
-        self._shares = shares(order.rate, self._demands())
-        self._pipeline.pace(order.rate, order.batch, self._shares)
+        rate = order.rate
         if order.tier != self._changer.tier:
             self._changer.change_to(order.tier)
+            rate = _least(rate, self._held)  # frames cost what they cost until the other engine has taken over
+        else:
+            self._held = rate
+        self._shares = shares(rate, self._demands())
+        self._pipeline.pace(rate, order.batch, self._shares)
 
     def _keep_memory(self, reading: Reading) -> None:
         kept = self.keeper.look(self._changer.device_bytes, self._changer.rungs(self._state.order.batch),
@@ -200,18 +205,34 @@ class Governing:
         if kept.leak:
             self._took("leak", self._state.order, self._state.order, kept.leak.words, reading)
 
-    def _renew(self) -> None:
-        """Another engine serves that we have not ordered: a tuned one has taken over."""
-        way = self._changer.way(self._state.order.batch)
-        self._state = governor.back(self._state, way)
+    def _renew(self, *, asked: bool) -> None:
+        """Another engine serves; when it was not asked for here, a tuned one has taken over."""
+        self._tier = self._changer.tier
+        if not asked or self._state.order.tier != self._tier:
+            self._state = governor.back(self._state, self._changer.way(self._state.order.batch))
         self.keeper.restart()
+
+    def _go_back(self, failure: str, reading: Reading) -> None:
+        """Stay with the engine that serves, at its pace: the one that was ordered cannot be had."""
+        before = self._state.order
+        state = governor.back(self._state, self._changer.way(before.batch))
+        self._state = replace(state, order=replace(state.order, rate=_least(state.order.rate, self._held)))
+        self._took("step", before, self._state.order, failure, reading)
 
     def _took(self, kind: str, before: Order, after: Order, reason: str, reading: Reading) -> None:
         step = Step(at=time.time(), kind=kind, before=before, after=after, reason=reason, watts=reading.watts,
-                    celsius=reading.celsius, memory=self.keeper.reading.total)
+                    celsius=reading.celsius, memory=self.keeper.reading.own)
         self.ledger.took(step)
-        _LOG.log(logging.WARNING if kind in {"blind", "memory", "leak"} else logging.INFO, "budget: %s: %s", after, reason)
+        level = logging.WARNING if kind in {"blind", "memory", "leak"} else logging.INFO
+        _LOG.log(level, "budget: %s: %s", after, reason)
         self._tell(step, reading.measures)
+
+
+def _believed(reading: Reading) -> Reading:
+    """Return the reading, or what is left of one that is too old: nothing."""
+    old_s = time.monotonic() - reading.at_s
+    return reading if old_s <= _STALE_S else Reading(
+        at_s=reading.at_s, measures=reading.measures, trouble=f"the last reading is {old_s:.1f} s old")
 
 
 def _least(one: float | None, other: float | None) -> float | None:

@@ -80,8 +80,8 @@ class MemoryKeeper:
             self.why = move.reason
         leak = None
         if reading.resident is not None:
-            self._leaks.limit = self._budget or reading.limit
-            leak = self._leaks.add(now_s, reading.resident + (device or 0))
+            self._leaks.limit = min((limit for limit in (self._budget, reading.limit) if limit), default=None)
+            leak = self._leaks.add(now_s, reading.resident + (device or 0) + (reading.swapped or 0))
         self.leak = leak or self.leak
         self._last = Kept(reading=reading, move=move, leak=leak)
         return self._last

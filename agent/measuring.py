@@ -83,6 +83,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, tag="measurement"):
     p99_ms: float
     watts: float | None
     resident_bytes: int
+    grown_bytes: int
     device_bytes: int | None
     measures: str
     trouble: str
@@ -151,6 +152,7 @@ def work(job: MeasureJob, report: Report, cancelled: Cancelled) -> Measurement:
     Raises:
         ModelError: the engine cannot be loaded or run, no head fits it, or the wanted sensors are not there.
     """
+    before = _resident()
     try:
         with closing(open_telemetry(job.telemetry, Path(job.sysfs))) as telemetry, closing(
                 load_engine(job.engine)) as engine, closing(Watcher(telemetry)) as watcher:
@@ -170,7 +172,8 @@ def work(job: MeasureJob, report: Report, cancelled: Cancelled) -> Measurement:
     p50, p99 = (float(np.percentile(timed.took_s, share)) * 1e3 for share in (50, 99))
     return Measurement(
         calls=len(timed.took_s), fps=timed.fps, p50_ms=p50, p99_ms=p99, watts=power.watts, resident_bytes=resident,
-        device_bytes=device_bytes, measures=power.measures, trouble=power.trouble)
+        grown_bytes=max(resident - before, 0), device_bytes=device_bytes, measures=power.measures,
+        trouble=power.trouble)
 
 
 def timed_calls(model: Model, shown: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], batch: int, rate: float | None,

@@ -110,7 +110,7 @@ class Pipeline:
                     self._schedule.wait_until_told(_IDLE_S)
                     continue
                 began_ns = time.monotonic_ns()
-                taken = self._schedule.take(self._most, self._stop)
+                taken = self._schedule.take(len(self._batch), self._stop)
                 if taken:
                     self.stages["wait"].record((time.monotonic_ns() - began_ns) / 1e9)
                     self._done.put(self._begin(taken))

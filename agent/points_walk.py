@@ -162,4 +162,4 @@ def _point(step: Step, asked: float | None, answer: Measurement, measures: str) 
     return Point(
         tier=step.offer.tier.name, batch=step.batch, asked=asked, fps=answer.fps, p50_ms=answer.p50_ms,
         p99_ms=answer.p99_ms, watts=answer.watts if fits else None, resident_bytes=answer.resident_bytes,
-        device_bytes=answer.device_bytes), measures or answer.measures
+        grown_bytes=answer.grown_bytes, device_bytes=answer.device_bytes), measures or answer.measures

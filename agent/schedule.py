@@ -82,7 +82,7 @@ class Schedule:
         """Wait up to a moment for frames, at most until ``stop``; return (frame, skipped) of those who waited longest.
 
         Args:
-            most: Frames that fit into one call.
+            most: Frames that fit into one call of the engine; the pace may allow fewer.
             stop: Ends the wait.
         """
         give_up_ns = time.monotonic_ns() + int(_IDLE_S * 1e9)
@@ -91,10 +91,11 @@ class Schedule:
             while not stop.is_set():
                 now_ns = time.monotonic_ns()
                 ripe = self._ripe(now_ns)
+                allowed = min(most, self.pace.max_batch)  # it may change while we wait
                 first_ns = (first_ns or now_ns) if ripe else 0
                 full_ns = first_ns + int(self.pace.batch_deadline_s * 1e9)
-                if ripe and (len(ripe) >= self._enough(most, now_ns) or now_ns >= full_ns):
-                    return self._serve(ripe, most, now_ns)
+                if ripe and (len(ripe) >= self._enough(allowed, now_ns) or now_ns >= full_ns):
+                    return self._serve(ripe, allowed, now_ns)
                 if not ripe and now_ns >= give_up_ns:
                     break
                 opening = [t for t in (self._open_ns, *(lane.open_ns for lane in self.lanes)) if t > now_ns]

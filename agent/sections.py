@@ -134,7 +134,8 @@ class BudgetSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rate: Annotated[PerSecond | None, doc("Frames the engine may see, all sources together.")] = None
     watts: Annotated[Watts | None, doc("Power, as the sensors measure it: `vedette sensors` says of what.")] = None
     memory: Annotated[Bytes | None, doc(
-        "Memory of the agent with its children, device memory included. A limit of its control group counts as well.")
+        "Memory of the agent, device memory included; builds have [build] memory. A limit of its control group counts "
+        "as well.")
     ] = None
     celsius: Annotated[Celsius | None, doc("The hottest zone of the board.")] = None
     reserve: Annotated[Bytes, doc("Memory that stays free for others when an engine is loaded or built.")

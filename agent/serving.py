@@ -13,7 +13,6 @@ from pathlib import Path
 
 from agent import assembly, points_file, tiers
 from agent.building.child import Report
-from agent.building.forms import Form
 from agent.building.identity import Parts
 from agent.building.prepare import prepare
 from agent.building.recipe import Recipe
@@ -107,7 +106,7 @@ class Serving:
             EngineError: it cannot be loaded.
         """
         self._room.ask(offer.plan, offer.need, self._engine)
-        return self._with_head(load_engine(offer.file), offer.kind, offer.stored, offer.why)
+        return self._with_head(load_engine(offer.file), offer.kind, offer.stored, _checked(offer))
 
     def give_up_tuning(self, why: str) -> None:
         """End the tuning that goes on, if there is one."""
@@ -163,9 +162,7 @@ class Serving:
                 self.failed = f"the {tier} engine ({stored.card.form}) cannot be loaded and is set aside: {error.what}"
                 self._store.quarantine(stored, error.what)
             return None
-        rung = next((rung for rung in stored.tuning.rungs if rung.form is stored.card.form), None) if (
-            stored.tuning) else None
-        return self._with_head(engine, tier, stored, rung.words if rung else "")
+        return self._with_head(engine, tier, stored, _judged(stored))
 
     def _lower_tier(self, plan: Plan) -> Served:
         if plan.on_cpu:
@@ -260,6 +257,18 @@ class Serving:
         def heard(phase: str, done: int, total: int | None) -> None:
             self.tuning = phase + (f" {done} of {total}" if total else "")
         return heard
+
+
+def _checked(offer: tiers.Offer) -> str:
+    """Return what the gate found, or the preparation."""
+    prepared = offer.plan.prepared
+    return _judged(offer.stored) if offer.stored else (
+        f"outputs within {prepared.max_difference:.1e} of the original's range")
+
+
+def _judged(stored: Stored) -> str:
+    rungs = stored.tuning.rungs if stored.tuning else []
+    return next((rung.words for rung in rungs if rung.form is stored.card.form), "")
 
 
 def _replaced_by(new: Parts, old: Parts) -> bool:

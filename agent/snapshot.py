@@ -147,8 +147,8 @@ class ReadingView(msgspec.Struct, frozen=True, kw_only=True):
 class MemoryView(msgspec.Struct, frozen=True, kw_only=True):
     """Memory in bytes: this process, its children (builds), the engine on the device, and all three together.
 
-    ``available`` on the machine; ``limit`` and ``used`` of the tightest control group; ``pressure`` the share of the last
-    ten seconds, in percent, in which something waited for memory; ``given_up`` the rungs of the ladder in force.
+    ``available`` on the machine; ``limit`` and ``used`` of the tightest control group; ``pressure`` the share of the
+    last ten seconds, in percent, in which something waited for memory; ``given_up`` the rungs of the ladder in force.
     """
 
     resident: int | None
@@ -174,7 +174,10 @@ class OrderView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of the governor; ``at`` in seconds since the epoch. ``kind``: step, memory, blind, seeing, limits, leak."""
+    """One step of the governor; ``at`` in seconds since the epoch.
+
+    ``kind``: step, memory, blind, seeing, limits, leak.
+    """
 
     at: float
     kind: str
@@ -198,8 +201,9 @@ class SpentView(msgspec.Struct, frozen=True, kw_only=True):
 class GovernorView(msgspec.Struct, frozen=True, kw_only=True):
     """The governor: what it may do, why, and what it did. ``quiet`` names the quiet hours that hold, empty = none.
 
-    ``blind``: a sensor that a limit needs tells nothing, the loop runs at its safest known pace. ``table``: whether there
-    are operating points that fit. ``shares``: what each source may have, where priorities decide. ``count``: all steps.
+    ``blind``: a sensor that a limit needs tells nothing, the loop runs at its safest known pace. ``table``: whether
+    there are operating points that fit. ``shares``: what each source may have, where priorities decide. ``count``: all
+    steps.
     """
 
     policy: str

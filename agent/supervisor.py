@@ -35,6 +35,7 @@ from agent.power.choose import open_telemetry
 from agent.power.ledger import Step
 from agent.power.memory import MemoryWatch
 from agent.power.telemetry import Telemetry
+from agent.power_mode import PowerMode
 from agent.records import Result, SourceChange, SourceState
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
@@ -72,14 +73,14 @@ class Supervisor:
         Raises:
             AgentError: the agent cannot do its work, and why.
         """
-        state_dir = assembly.open_state_dir(self._config)
-        recipe = assembly.recipe_of(self._config)
+        state_dir, recipe = assembly.open_state_dir(self._config), assembly.recipe_of(self._config)
         threading.excepthook = self._crashed
         readers: Mapping[str, Reader] = {}
         delivered = False
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
             telemetry = open_telemetry(self._config.budget.telemetry, Path(self._config.budget.sysfs))
+            self.view.power_mode = mode = parts.enter_context(PowerMode(self._config.budget, state_dir, self._stop))
             (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
             uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
                                          canary=lambda: self._events.heartbeat().body)
@@ -97,20 +98,20 @@ class Supervisor:
             uploading = self._start("uploader", uploader.run) if uploader else None
 
             serving = Serving(self._config, recipe, state_dir, self._doing, self._stop)
-            served = self._load_watching(readers, serving)
+            served = self._load_watching(readers, serving, mode)
             if served is not None:
                 heap.give_back()
                 pipeline = assembly.pipeline(self._config, served.model, lanes, ready=ready, stop=self._stop,
                                              deliver=self._deliver(recipe, spool))
                 parts.callback(pipeline.close)
-                governing = self._governing(serving, pipeline, lanes, telemetry, state_dir, spool)
+                governing = self._governing(serving, pipeline, lanes, telemetry=telemetry, state_dir=state_dir,
+                                            spool=spool)
                 self.view.looking(pipeline, serving, governing)
                 looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
                 beside = [*self._start_beside(serving, pipeline, recipe, state_dir),
                           self._start("governor", governing.run)]
 
                 self._watch(readers, pipeline)
-
                 self._stop.set()
                 for thread in (*looking, *beside):
                     thread.join(_STOP_S)
@@ -151,14 +152,18 @@ class Supervisor:
             self.view.watching(name, readers[name], lane.meter)
         return readers, lanes
 
-    def _load_watching(self, readers: Mapping[str, Reader], serving: Serving) -> Served | None:
+    def _load_watching(self, readers: Mapping[str, Reader], serving: Serving, mode: PowerMode) -> Served | None:
         """Find and load an engine in a thread of its own: stopping, hung cameras and defects are seen meanwhile.
 
         Returns:
             None when the agent is to stop instead; a download or a child may then go on for a moment, harmlessly.
         """
         loaded: list[Served] = []
-        loader = self._start("loader", lambda: loaded.append(serving.first()))
+
+        def load() -> None:
+            mode.apply(self._doing)  # a part of an engine's identity
+            loaded.append(serving.first())
+        loader = self._start("loader", load)
         while loader.is_alive() and not self._stop.is_set():
             loader.join(_TICK_S)
             _check(readers)
@@ -173,7 +178,7 @@ class Supervisor:
             threads.append(self._start("sampler", lambda: sampler.run(self._stop)))
         return threads
 
-    def _governing(self, serving: Serving, pipeline: Pipeline, lanes: Sequence[Lane], telemetry: Telemetry,
+    def _governing(self, serving: Serving, pipeline: Pipeline, lanes: Sequence[Lane], *, telemetry: Telemetry,
                    state_dir: Path, spool: Spool) -> Governing:
         changer = TierChanger(self._config, assembly.recipe_of(self._config), state_dir, serving=serving,
                               pipeline=pipeline, stop=self._stop)

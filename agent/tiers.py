@@ -33,8 +33,8 @@ class Offer:
         file: What it takes to load it.
         stored: Where it is in the store; None = the prepared model itself.
         need: Bytes it will take: what was measured when it was tuned (device memory on a GPU, the growth of the process
-            on a CPU), else what ``vedette tune`` measured of the whole process, else the size of its file, which is
-            less than it will take; None = not even that is known.
+            on a CPU), else what ``vedette tune`` measured, else the size of its file, which is less than it will take;
+            None = not even that is known.
         why: Why it is the best of its canvas, and where ``need`` is from.
         kind: ``tuned``, ``quick`` or ``prepared``, as :class:`agent.serving.Served` calls it.
     """
@@ -161,9 +161,9 @@ def _need(plan: Plan, file: EngineFile, stored: Stored | None, known: Table | No
                 return need, "memory as measured when it was tuned"
     same = {tier.name for tier in known.tiers if tier.identity == file.identity} if known else set()
     sizes = [size for point in (known.points if known else []) if point.tier in same
-             if (size := point.resident_bytes if plan.on_cpu else point.device_bytes)]
+             if (size := point.grown_bytes if plan.on_cpu else point.device_bytes)]
     if sizes:
-        return max(sizes), "memory as `vedette tune` measured it, with the process it ran in"
+        return max(sizes), "memory as `vedette tune` measured it"
     try:
         return Path(file.path).stat().st_size, "memory not measured: at least the size of its file"
     except OSError:

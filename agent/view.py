@@ -13,6 +13,7 @@ from agent.config import Config
 from agent.governing import Governing
 from agent.meters import Heartbeat, Histogram, SourceMeter
 from agent.pipeline import Pipeline
+from agent.power_mode import PowerMode
 from agent.records import Result, SourceState
 from agent.redact import redact
 from agent.report.spool import Spool
@@ -54,7 +55,8 @@ class View:
         self._reporting: list[Heartbeat] = []
         self._serving: tuple[Serving, float] | None = None
         self._pipeline: Pipeline | None = None
-        self._governing: Governing | None = None
+        self.governing: Governing | None = None
+        self.power_mode: PowerMode | None = None
         self.doing = "starting"
 
     def watching(self, name: str, reader: Reader, meter: SourceMeter) -> None:
@@ -69,7 +71,7 @@ class View:
 
     def looking(self, pipeline: Pipeline, serving: Serving, governing: Governing) -> None:
         """Learn that an engine is loaded, warmed and gated: from now on the agent is ready."""
-        self._governing = governing
+        self.governing = governing
         self._pipeline, self._serving, self.doing = pipeline, (serving, time.monotonic()), ""
 
     def saw(self, _result: Result) -> None:
@@ -87,8 +89,8 @@ class View:
         if self._pipeline:
             yield self._pipeline.looking
             yield self._pipeline.telling
-        if self._governing:
-            yield self._governing.heartbeat
+        if self.governing:
+            yield self.governing.heartbeat
         yield from self._reporting
 
     def snapshot(self, stopping: bool = False) -> Snapshot:
@@ -106,8 +108,8 @@ class View:
             first_result_s=self._first_result_s, problems=problems, sources=sources,
             stages={name: _stage(histogram) for name, histogram in self._stages().items()},
             engine=self._engine_view(), found=dict(self._found), spool=spool, upstream=upstream,
-            budget=limits_view(self._config.budget, self._governing, rate),
-            governor=governor_view(self._governing, self._config.budget.policy) if self._governing else None,
+            budget=limits_view(self._config.budget, self.governing, rate),
+            governor=governor_view(self.governing, self._config.budget.policy) if self.governing else None,
             heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()})
 
     def _stages(self) -> Mapping[str, Histogram]:
@@ -161,8 +163,10 @@ class View:
                   ) -> Iterator[str]:
         if self._serving and self._serving[0].failed:
             yield self._serving[0].failed
-        if self._governing:
-            yield from budget_problems(self._governing)
+        if self.power_mode and self.power_mode.trouble:
+            yield f"the power mode is not as configured: {self.power_mode.trouble}"
+        if self.governing:
+            yield from budget_problems(self.governing)
         for source in sources:
             if source.state not in {SourceState.LIVE, SourceState.ENDED} and not _young(source):
                 yield f"source {source.name} is {source.state} for {source.since_s:.0f} s: {source.reason}"

@@ -17,6 +17,7 @@ from agent.power.orders import Order, Rules, Sample
 from agent.power.plant import Plant
 from agent.power.points import Way
 from agent.power.policy import Limits
+from agent.power.reach import served
 
 STEP_S = 0.05
 WARM_S = 60.0  # from the start until the rest counts as steady state
@@ -161,7 +162,7 @@ def drive(board: Board, *, length_s: float = END_S, changes: bool = True) -> Tol
         told.orders.append(state.order)
         state, why = governor.decide(rules, state, Sample(
             now_s=now, watts=round(mean / board.grain) * board.grain, celsius=round(plant.celsius * 2) / 2,
-            fps=governor.served(state.order.rate, sum(counts) / (len(counts) * PERIOD_S)), offered=board.offered))
+            fps=served(state.order.rate, sum(counts) / (len(counts) * PERIOD_S)), offered=board.offered))
         told.at.append(now)
         told.watts.append(mean)
         told.noise.append(mean - quiet)

@@ -11,7 +11,7 @@ MODULES = sorted((ROOT / "agent").rglob("*.py"))
 LEVEL_0 = {"records", "errors", "config", "sections", "faults", "units", "meters", "atomic", "secrets", "backoff", "redact", "https", "heap", "clock", "machine"}
 LEVEL_1 = {"capture", "inference", "building", "power", "report"}
 LEVEL_2 = {"schedule", "pipeline", "snapshot", "metrics", "status"}
-LEVEL_3 = {"view", "assembly", "loading", "fingerprint", "plan", "pictures", "gathering", "sampling", "trial", "tuning", "tiers", "points_file", "measuring", "points_walk", "serving", "diagnosis", "changing", "governing", "keeping", "room", "budget_view", "supervisor"}
+LEVEL_3 = {"view", "assembly", "loading", "fingerprint", "plan", "pictures", "gathering", "sampling", "trial", "tuning", "tiers", "points_file", "measuring", "points_walk", "serving", "diagnosis", "changing", "governing", "keeping", "room", "budget_view", "power_mode", "supervisor"}
 # Level 2 may know the seams of level 1, never an implementation.
 SEAMS = {"agent.capture.source", "agent.inference.engine"}
 # Foreign modules that only these files may import.

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.words import amount, cell, plain_table, span
-from agent.snapshot import GovernorView, LimitView, MemoryView, OrderView, ReadingView, Snapshot, SpentView, StepView
+from agent.snapshot import GovernorView, LimitView, MemoryView, OrderView, Snapshot, SpentView, StepView
 
 _NAMES = ("watts", "celsius", "memory", "rate")
 _UNITS = {"W": "W", "C": "°C", "frames/s": "fps"}
@@ -26,7 +26,7 @@ def budget_lines(s: Snapshot) -> list[Text]:
     if governor is None or not (limited or governor.count):
         return [_limits(s.budget, limited=limited)]
     return [
-        _limits(s.budget, limited=limited), _pace(governor), _sensors(governor.reading),
+        _limits(s.budget, limited=limited), _pace(governor), _sensors(governor),
         _memory(governor.memory, on_cpu=s.engine is not None and s.engine.provider == _ON_CPU), _points(governor),
         *_time_at(governor.spent)]
 
@@ -43,8 +43,9 @@ def steps_table(governor: GovernorView, rows: int | None) -> Table:
     title = "step at" if governor.count <= len(governor.steps) else f"{governor.count} steps"
     table = plain_table(title, "what", "from -> to", "reason", wide=(2, 3) if cut else (3,))
     for step in list(reversed(governor.steps))[:rows]:
-        table.add_row(time.strftime("%H:%M:%S", time.localtime(step.at)), Text(step.kind, style=_KINDS.get(step.kind, "")),
-                      cell(_change(step), cut=cut), cell(step.reason, cut=cut))
+        table.add_row(
+            time.strftime("%H:%M:%S", time.localtime(step.at)), Text(step.kind, style=_KINDS.get(step.kind, "")),
+            cell(_change(step), cut=cut), cell(_line(step.reason), cut=cut))
     return table
 
 
@@ -66,11 +67,20 @@ def _of(view: LimitView) -> str:
     else:
         unit = _UNITS.get(view.unit, view.unit)
         reading = "unknown" if view.reading is None else f"{view.reading:.1f} {unit}"
-        limit = f"{view.limit:g} {unit}"if view.limit is not None else ""
+        limit = f"{view.limit:g} {unit}" if view.limit is not None else ""
     if view.limit is None:
         return reading
     figure, _, unit = reading.partition(" ")
     return f"{figure if limit.endswith(f' {unit}') else reading} of {limit}"
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def _held(seconds: float) -> str:
+    # Milliseconds would flicker on a screen that is drawn once a second.
+    return span(seconds) if seconds >= 1 else "less than 1 s"
 
 
 def _rate(rate: float | None) -> str:
@@ -79,33 +89,36 @@ def _rate(rate: float | None) -> str:
 
 def _pace(governor: GovernorView) -> Text:
     order = governor.order
+    # The problem tells everything that a blind governor misses; here the first of it will do.
+    why = _line(governor.why).split("; ")[0] if governor.blind else _line(governor.why)
     text = Text("pace      ")
-    text.append(_rate(order.rate), style="bold red" if order.rate == 0 else "bold")
-    text.append(", ")
     text.append("blind, " if governor.blind else "", style="bold red")
-    text.append(f"{order.tier}, batch {order.batch}, for {span(governor.since_s)}")
-    text.append("" if governor.why in {"", "start"} else f": {' '.join(governor.why.split())}")
-    text.append(f"; quiet hours {governor.quiet}" if governor.quiet else "", style="blue")
-    text.append("" if governor.policy == "max_fps" else f"; policy {governor.policy}")
-    return text
+    text.append(_rate(order.rate), style="bold red" if order.rate == 0 else "bold")
+    text.append(f", {order.tier}, batch {order.batch}, for {_held(governor.since_s)}")
+    text.append(f" (quiet hours {governor.quiet})" if governor.quiet else "", style="cyan")
+    text.append("" if governor.policy == "max_fps" else f" (policy {governor.policy})")
+    return text.append("" if why in {"", "start"} else f": {why}")
 
 
-def _sensors(reading: ReadingView) -> Text:
+def _sensors(governor: GovernorView) -> Text:
+    reading = governor.reading
     text = Text(f"sensors   {reading.telemetry}")
     old = reading.age_s is not None and reading.age_s > _OLD_S
     if old:
         text.append(f", last reading {span(reading.age_s)} old", style="red")
-    if reading.trouble:
-        text.append(f": {' '.join(reading.trouble.split())}", style="yellow")
+    trouble = reading.trouble if reading.trouble not in governor.why else ""
+    if trouble:
+        text.append(f": {_line(trouble)}", style="yellow")
     parts = [f"watts of {reading.measures}" if reading.measures else "",
              f"hottest {reading.hottest}" if reading.hottest else ""]
     if not old:
         parts += [
-            "" if reading.gpu_load is None else f"GPU {reading.gpu_load:.0%} busy",
-            _each(reading.rails, "{:.2f} W", but=reading.measures), _each(reading.zones, "{:.1f} °C", but=reading.hottest),
+            "" if reading.gpu_load is None else f"GPU {100 * reading.gpu_load:.0f} % busy",
+            _each(reading.rails, "{:.2f} W", but=reading.measures),
+            _each(reading.zones, "{:.1f} °C", but=reading.hottest),
             "since boot " + _each(reading.events, "{}") if any(reading.events.values()) else ""]
     if told := "; ".join(filter(None, parts)):
-        text.append(f"; {told}" if reading.trouble else f": {told}")
+        text.append(f"; {told}" if trouble else f": {told}")
     return text
 
 
@@ -114,17 +127,15 @@ def _each(values: Mapping[str, float] | Mapping[str, int], form: str, but: str =
 
 
 def _memory(memory: MemoryView, *, on_cpu: bool) -> Text:
-    parts = [f"{amount(memory.resident)} resident"]
+    text = Text(f"memory    {amount(memory.resident)} resident")
     if memory.device is not None or not on_cpu:
-        parts.append(f"{amount(memory.device)} on the device")
-    if memory.children != 0:
-        parts.append(f"{amount(memory.children)} in children")
-    text = Text("memory    " + " + ".join(parts))
-    if len(parts) > 1:
-        text.append(f" = {amount(memory.total)}")
+        text.append(f" + {amount(memory.device)} on the device")
+    if memory.resident is not None and memory.device is not None:
+        text.append(f" = {amount(memory.resident + memory.device)}")
+    if memory.children != 0:  # builds, which the budget leaves out
+        text.append(f"; children {amount(memory.children)}, all together {amount(memory.total)}")
     if memory.given_up:
         text.append("; ").append(f"gave up {', '.join(memory.given_up)}", style="yellow")
-        text.append(f" ({memory.why})" if memory.why else "")
     if memory.leak:
         text.append("; ").append("grows steadily", style="yellow")
     if memory.limit is not None:
@@ -138,8 +149,8 @@ def _memory(memory: MemoryView, *, on_cpu: bool) -> Text:
 def _points(governor: GovernorView) -> Text:
     text = Text("points    ")
     text.append(governor.table, style="yellow" if governor.table.startswith(("stale", "cannot")) else "")
-    per_joule = governor.frames_per_joule
-    return text.append("; frames per joule " + ("unknown" if per_joule is None else f"{per_joule:.2f} in the last minute"))
+    rate = governor.frames_per_joule
+    return text.append("; frames per joule " + ("unknown" if rate is None else f"{rate:.2f} in the last minute"))
 
 
 def _time_at(spent: list[SpentView]) -> list[Text]:
@@ -148,8 +159,8 @@ def _time_at(spent: list[SpentView]) -> list[Text]:
     if total <= 0:
         return []
     told = "; ".join(
-        f"{each.name}: {span(each.seconds)} ({each.seconds / total:.0%}"
-        + (")" if each.frames_per_joule is None else f", {each.frames_per_joule:.2f} frames/J)") for each in spent)
+        f"{each.name}: {span(each.seconds)} ({100 * each.seconds / total:.0f} %"
+        + (f", {each.frames_per_joule:.2f} frames/J)" if each.frames_per_joule else ")") for each in spent)
     return [Text(f"time at   {told}")]
 
 

@@ -1,5 +1,7 @@
 """``vedette demo``: the real agent on a real clip, reporting over HTTPS to a small receiver on this machine.
 
+``--budget`` is another show: see ``demo_budget.py``.
+
 It writes a configuration, starts ``vedette run`` with it as a child process, watches it through its status socket as
 any operator would, and at the end draws what the receiver got. Nothing here does the agent's work.
 """
@@ -53,36 +55,43 @@ level = "info"
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True,
               help="Where the model, the clip, the picture and the received events go.")
 @click.option("--clip", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Another video file.")
-def demo(out: Path, clip: Path | None) -> int:
+@click.option("--budget", is_flag=True, help="Instead: limits of watts, degrees and memory, kept on a SIMULATED board "
+              "that a neighbour loads, the sun heats and the sensors leave; about 80 seconds.")
+@click.option("--seconds-per-act", type=click.FloatRange(2, 600), default=None, metavar="S",
+              help="With --budget: how long each of its seven acts is.  [default: 10]")
+def demo(*, out: Path, clip: Path | None, budget: bool, seconds_per_act: float | None) -> int:
     """Find the faces in a short clip and deliver the reports; leaves a picture and the events to look at.
 
     Ctrl-C ends it early; what was found until then is shown.
     """
     out = out.resolve()
+    if budget:
+        from agent.cli.demo_budget import play
+
+        return play(out, clip, seconds_per_act or 10.0)
+    if seconds_per_act is not None:
+        raise click.UsageError("--seconds-per-act goes with --budget")
     with ExitStack() as parts:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop: as with Ctrl-C
-        parts.callback(signal.signal, signal.SIGTERM, before)
-        with _writing(out):
+        interruptible(parts)
+        with writing(out):
             (out / "tls").mkdir(parents=True, exist_ok=True)
             certificates = make_certificates(out / "tls")
         runtime = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="vedette-")))
-        clip = clip.resolve() if clip else _fetch_clip(out)
-        _fetch_model(out)
-        with _writing(out):
+        clip = clip.resolve() if clip else fetch_clip(out)
+        fetch_model(out)
+        with writing(out):
             (out / "received/events.ndjson").unlink(missing_ok=True)
-            for old in (out / "state").glob("spool.sqlite*"):
-                old.unlink()
-            (out / "state" / LAST_STATUS).unlink(missing_ok=True)
+            forget(out / "state")
             receiver = parts.enter_context(Receiver(out / "received", certificates=certificates))
             config = out / "config.toml"
             config.write_text(_CONFIG.format(
-                path=config, state=_toml(out / "state"), runtime=_toml(runtime),
-                source=_toml(f"{clip.as_uri()}?pace=realtime"), upstream=_toml(receiver.url),
-                ca=_toml(certificates.ca_file)))
+                path=config, state=toml(out / "state"), runtime=toml(runtime),
+                source=toml(f"{clip.as_uri()}?pace=realtime"), upstream=toml(receiver.url),
+                ca=toml(certificates.ca_file)))
             log = (out / "agent.log").open("wb")
         with log:
             code = _run(config, runtime / "status.sock", log, receiver)
-        with _writing(out):
+        with writing(out):
             last = msgspec.json.decode((out / "state" / LAST_STATUS).read_bytes(), type=Snapshot)
         events = [event for event in receiver.events() if event["id"].startswith(last.run_id)]
         picture = _draw(clip, events, out / "faces.jpg")
@@ -90,26 +99,43 @@ def demo(out: Path, clip: Path | None) -> int:
     return code
 
 
+def interruptible(parts: ExitStack) -> None:
+    """Take SIGTERM as Ctrl-C until ``parts`` ends."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parts.callback(signal.signal, signal.SIGTERM, before)
+
+
+def forget(state: Path) -> None:
+    """Remove what the agent of an earlier demo left in its state directory, but for the engines."""
+    for old in state.glob("spool.sqlite*"):
+        old.unlink()
+    (state / LAST_STATUS).unlink(missing_ok=True)
+
+
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
+    """Turn a failing write below ``out`` into an error for people."""
     try:
         yield
     except OSError as error:
         raise AgentError(f"{error.filename or out}: {error.strerror}", "choose another --out") from error
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
+    """Return a value's text as a TOML string."""
     return msgspec.json.encode(str(value)).decode()
 
 
-def _fetch_clip(out: Path) -> Path:
+def fetch_clip(out: Path) -> Path:
+    """Return the demo's clip, downloaded once."""
     from agent.building.fetch import fetch as fetch_file
 
     click.echo("clip:  " + CLIP)
     return fetch_file(CLIP, CLIP_SHA256, out / "state/clips")
 
 
-def _fetch_model(out: Path) -> None:
+def fetch_model(out: Path) -> None:
+    """Fetch the demo's model and prepare it, once."""
     from agent.building.prepare import prepare
     from agent.building.recipe import find_recipe, recipe_folders
 
@@ -125,27 +151,37 @@ def _run(config: Path, socket: Path, log: BinaryIO, receiver: Receiver) -> int:
         AgentError: the agent could not do its work.
         KeyboardInterrupt: it was interrupted before it could do any.
     """
-    environment = {k: v for k, v in os.environ.items() if k not in {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"}}
-    # -m puts the current directory first on the module path: in the user's a folder agent/ would be run.
-    agent = subprocess.Popen([sys.executable, "-m", "agent", "run", "--config", os.fspath(config)], cwd="/",
-                             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+    agent = start(config, log)
     interrupted = False
     try:
         _show(agent, socket, receiver)
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        code = _end(agent)
+        code = end(agent)
     if interrupted and not (config.parent / "state" / LAST_STATUS).exists():
         raise KeyboardInterrupt
+    judge(code, log)
+    return code
+
+
+def start(config: Path, log: BinaryIO) -> "subprocess.Popen[bytes]":
+    """Start an agent as a child."""
+    environment = {k: v for k, v in os.environ.items() if k not in {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"}}
+    # -m puts the current directory first on the module path: in the user's a folder agent/ would be run.
+    return subprocess.Popen([sys.executable, "-m", "agent", "run", "--config", os.fspath(config)], cwd="/",
+                            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+
+def judge(code: int, log: BinaryIO) -> None:
+    """Raise AgentError when the agent's exit code says that it could not do its work."""
     if code not in {0, 1}:
         last_words = Path(log.name).read_text("utf-8", "replace").strip().splitlines()[-6:]
         said = "\n    ".join(last_words)
         raise AgentError(f"the agent ended with exit code {code}:\n    {said}", f"see {log.name}")
-    return code
 
 
-def _end(agent: "subprocess.Popen[bytes]") -> int:
+def end(agent: "subprocess.Popen[bytes]") -> int:
     """Let the agent stop in good order if it still runs, and by force if it does not or Ctrl-C comes again."""
     agent.terminate()
     try:

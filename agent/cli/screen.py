@@ -49,8 +49,8 @@ def screen(snapshot: Snapshot, height: int | None = None) -> RenderableType:
     problems, budget = _problems(snapshot), budget_lines(snapshot)
     steps = _steps(snapshot)
     if height is None:
-        return Group(*_head(snapshot), *problems, *_rest(snapshot), *budget, _sources(snapshot, None), _stages(snapshot),
-                     *([steps_table(steps, None)] if steps else []))
+        return Group(*_head(snapshot), *problems, *_rest(snapshot), *budget, _sources(snapshot, None),
+                     _stages(snapshot), *([steps_table(steps, None)] if steps else []))
     most = max(height // 3, 1)
     if len(problems) > most:
         problems = [*problems[:most - 1], Text(f"          +{len(problems) - most + 1} more problems", style="yellow")]

@@ -188,8 +188,9 @@ class Session:
             try:
                 failures = walk(table, steps, measured, keep=keep, told=told).failures
             except KeyboardInterrupt:
-                say(f"{len(kept[0].points)} points are kept in {points_file.path_of(self.state_dir, table.recipe)}; the "
-                    "same command goes on from there" if kept[0].points else "nothing is measured yet")
+                file, points = points_file.path_of(self.state_dir, table.recipe), len(kept[0].points)
+                say(f"{points} points are kept in {file}; the same command goes on from there" if points
+                    else "nothing is measured yet")
                 raise
         table = kept[0]
         mode = machine.power_mode()

@@ -23,15 +23,15 @@ def admit(need: int, reading: MemoryReading, *, budget: int | None, reserve: int
         need: Bytes of the machine's memory it takes; on a board whose GPU shares that memory, what goes to the GPU as
             well.
         reading: The memory now.
-        budget: Most that the agent with its children and its device memory may take, bytes; None = any.
+        budget: Most that the agent with its device memory may take, bytes; None = any.
         reserve: Bytes that must stay free for others.
         what: Begins the sentence: ``loading the engine 640x640 fp16``.
         on_device: Of a GPU with a memory of its own: what is needed there in addition, and what is free, bytes.
     """
     against = []
     everything = need + (on_device[0] if on_device else 0)
-    if budget is not None and reading.total is not None and (short := reading.total + everything - budget) > 0:
-        against.append(f"of the budget of {_mb(budget)} {_mb(reading.total)} are taken: {_mb_up(short)} too much")
+    if budget is not None and reading.own is not None and (short := reading.own + everything - budget) > 0:
+        against.append(f"of the budget of {_mb(budget)} {_mb(reading.own)} are taken: {_mb_up(short)} too much")
     used = _in_group(reading)
     if reading.limit is not None and (short := used + need + reserve - reading.limit) > 0:
         against.append(f"of the control group's limit of {_mb(reading.limit)} ({reading.limit_of}) {_mb(used)} are "
@@ -45,20 +45,18 @@ def admit(need: int, reading: MemoryReading, *, budget: int | None, reserve: int
     return f"{what} takes {_mb(everything)}; {'; '.join(against)}" if against else ""
 
 
-def child_cap(reading: MemoryReading, reserve: int, wanted: int | None, *, budget: int | None = None) -> int | None:
+def child_cap(reading: MemoryReading, reserve: int, wanted: int | None) -> int | None:
     """Return the most a build's child may take, bytes, 0 or more; None when nothing known bounds it.
 
     Args:
         reading: The memory now, before the child starts.
         reserve: Bytes that must stay free for others.
         wanted: What the configuration allows; None = any.
-        budget: The agent's, if the child has to keep within it too; None = it may exceed it while it lasts.
     """
     bounds = [bound for bound in (
         wanted,
         None if reading.available is None else reading.available - reserve,
         None if reading.limit is None else reading.limit - _in_group(reading) - reserve,
-        None if budget is None or reading.total is None else budget - reading.total,
     ) if bound is not None]
     return max(0, min(bounds)) if bounds else None
 

@@ -50,6 +50,8 @@ class SimulatedBoard:
         lag_s: Time constant with which power follows work.
 
     Attributes:
+        extra_watts: What something else on the board takes, besides.
+        silent: The sensors are gone: from the next step on the files that tell power and temperature are not there.
         watts: Power now. Set it, or any of the figures above, between two steps to play a trick on the reader.
         celsius: Temperature of the chip now.
 
@@ -62,6 +64,7 @@ class SimulatedBoard:
         self.folder = folder
         self.idle_watts, self.watts_per_core, self.ambient = idle_watts, watts_per_core, ambient
         self.resistance, self.capacity, self.lag_s = resistance, capacity, lag_s
+        self.extra_watts, self.silent = 0.0, False
         self.watts = idle_watts
         self.celsius = ambient + resistance * idle_watts
         if (folder / "kernel/kexec_loaded").exists() or (folder / "fs/cgroup").exists():
@@ -75,7 +78,7 @@ class SimulatedBoard:
         Raises:
             AgentError: the files cannot be written.
         """
-        target = self.idle_watts + self.watts_per_core * max(0.0, busy_cores)
+        target = self.idle_watts + self.extra_watts + self.watts_per_core * max(0.0, busy_cores)
         self.watts += (target - self.watts) * -math.expm1(-dt_s / self.lag_s)
         balance = self.ambient + self.resistance * self.watts
         self.celsius += (balance - self.celsius) * -math.expm1(-dt_s / (self.resistance * self.capacity))
@@ -97,10 +100,16 @@ class SimulatedBoard:
         idle = min(self.watts, self.idle_watts)
         inner = (idle * rest + (self.watts - idle) * work
                  for rest, work in zip(_IDLE_SHARES, _WORK_SHARES, strict=True))
+        shown: dict[Path, int] = {}
         for number, watts in enumerate((self.watts, *inner), 1):
-            self._put(_CHIP / f"curr{number}_input", round(watts * 1e6 / _MILLIVOLTS))
+            shown[_CHIP / f"curr{number}_input"] = round(watts * 1e6 / _MILLIVOLTS)
         for number, more in enumerate((0.0, _GPU_KELVIN, 0.0)):
-            self._put(_zone(number) / "temp", round((self.celsius + more) * 1000))
+            shown[_zone(number) / "temp"] = round((self.celsius + more) * 1000)
+        for name, value in shown.items():
+            if self.silent:
+                (self.folder / name).unlink(missing_ok=True)
+            else:
+                self._put(name, value)
 
     def _put(self, name: Path, value: object) -> None:
         path = self.folder / name
@@ -163,6 +172,19 @@ def tree_busy(pid: int, proc: Path = Path("/proc")) -> Busy | None:
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
     return Busy(at_s=time.monotonic(), cpu_s=sum(ticks[member] for member in family) / _TICKS)
+
+
+def process_busy(pid: int) -> Busy | None:
+    """Return what the process ``pid`` alone has taken, to the microsecond; None when it is not there (any more).
+
+    The files of ``/proc`` count in steps of 10 ms, too coarse where little work is looked at often.
+    """
+    # What clock_getcpuclockid(3) returns; Python has no name for it. The two low bits: all threads, as scheduled.
+    clock = (~pid << 3) | 2
+    try:
+        return Busy(at_s=time.monotonic(), cpu_s=time.clock_gettime(clock))
+    except OSError:
+        return None
 
 
 def _text(path: Path) -> str:

@@ -1,29 +1,29 @@
 """How many frames per second the watts and the degrees allow. Pure: what was learned so far goes in and comes out.
 
-**Watts.** Power is taken as ``base + joules * rate``. The joules of a frame come from the table of ``vedette tune``; without
-one from the power at the lowest rate seen and the power now. The base is tracked: neighbours on the board come and go,
-and an error in the joules ends up there, too, so the loop integrates and settles on the limit whatever the table says.
+**Watts.** Power is taken as ``base + joules * rate``. The joules of a frame come from the table of ``vedette tune``;
+without one from the power at the lowest rate seen and the power now. The base is tracked: neighbours on the board come
+and go, and an error in the joules ends up there, too, so the loop settles on the limit whatever the table says.
 A margin keeps the noise of the load below the limit: it is measured, not set.
 
-**Degrees.** The temperature is led to its limit along an exponential: it may rise only as fast as ``(limit - t) / 30 s``.
-That is a prediction some seconds ahead which needs no model of the heat sink: a board that heats up faster is held back
-earlier.
+**Degrees.** The temperature is led to its limit along an exponential: it may rise only as fast as ``(limit - t) / 30
+s``. That is a prediction some seconds ahead which needs no model of the heat sink: a board that heats up faster is held
+back earlier.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 LAG_S = 0.7
-"""Power follows the rate by about so long: batches under way, the sensor's averaging (INA3221: 16 samples a reading)."""
+"""Power follows the rate by about so long: batches under way, and the sensor's averaging."""
 _BASE_S = 1.5  # the base follows what is measured in so many seconds
 _NOISE_S = 15.0
 _FIRST_NOISE = 0.008  # of the power, until it is measured
 _CALM_S, _CALM = 4.0, 0.04  # the rate has not moved by more than this share for about so long
 _COST_S = 4.0  # slower than the noise, or the noise would be taken for the cost of frames
 _SETTLED_S = 3.0  # after a change of rate the residual says nothing about noise
-_OUTLIER = 0.05  # of the power: more is no noise but a neighbour
+_OUTLIER = 0.10  # of the power: more is no noise but a neighbour
 _SIGMAS = 2.3  # of a normal distribution 1.1 % lies above; most of the margin's rest is the estimate's own
-_LEAST_MARGIN, _MOST_MARGIN = 0.006, 0.06  # of the limit
+_LEAST_MARGIN, _MOST_MARGIN = 0.006, 0.15  # of the limit
 _LEAST_SHARE = 0.15  # of the power, that frames take, where nothing is known of their cost
 
 _FAST_S, _SLOW_S = 3.0, 9.0  # two averages of the temperature, whose difference is its slope
@@ -99,11 +99,15 @@ class Power:
                      settled_s=settled_s)
 
     def _estimate(self, watts: float, rate: float, dt_s: float) -> float:
-        """Return the joules of a frame by what the lowest rate seen took; all of the power, where there is none."""
+        """Return the joules of a frame by what the lowest rate seen took.
+
+        Close to that rate nothing can be learned: what is known stays, and at the start frames are taken for a small
+        part of the power, for a first pace is always a slow one.
+        """
         most = watts / max(rate, 0.1)
-        now = most
-        if self.low and rate > 1.5 * self.low[0]:
-            now = min(max((watts - self.low[1]) / (rate - self.low[0]), _LEAST_SHARE * most), most)
+        if not (self.low and rate > 1.5 * self.low[0]):
+            return self.joules or _LEAST_SHARE * most
+        now = min(max((watts - self.low[1]) / (rate - self.low[0]), _LEAST_SHARE * most), most)
         return self.joules + (now - self.joules) * _share(dt_s, _COST_S) if self.joules else now
 
 
@@ -115,6 +119,8 @@ def rate_for_watts(power: Power, limit: float, watts: float) -> float:
     base = power.base or 0.0
     if watts > limit:
         base = max(base, watts - power.joules * power.quick)
+    if power.joules <= 0.0:  # the sensor said 0 W so far: nothing speaks against any rate
+        return math.inf if base < limit else 0.0
     return (limit - power.margin(limit) - base) / power.joules
 
 
@@ -150,7 +156,7 @@ class Heat:
             dt_s: Seconds since the last time.
         """
         if self.fast is None:
-            return Heat(fast=celsius, slow=celsius, cap=fps)
+            return Heat(fast=celsius, slow=celsius, cap=fps * _OVER_C_FACTOR if celsius >= limit else fps)
         heat = replace(self, fast=self.fast + (celsius - self.fast) * _share(dt_s, _FAST_S),
                        slow=self.slow + (celsius - self.slow) * _share(dt_s, _SLOW_S))
         room = ((limit - _BELOW_C - celsius) / _APPROACH_S - heat.slope) / _FULL_LOAD_SLOPE

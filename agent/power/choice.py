@@ -1,7 +1,7 @@
 """Which way (engine tier and batch) serves best within the limits, by the table. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.power.caps import Power
 from agent.power.orders import Rules, Sample
@@ -20,12 +20,12 @@ class Choice:
     why: str
 
 
-def choose(rules: Rules, now: Way, power: Power, sample: Sample, wanted: float | None, *, settled: bool
-           ) -> Choice | None:
+def choose(rules: Rules, now: Way, power: Power, sample: Sample, wanted: float | None, *, settled: bool,
+           only_batch: bool = False, squeezable: bool = True) -> Choice | None:
     """Return a way that is clearly better than ``now``; None to stay.
 
-    ``max_fps``: the one that serves the most of what is wanted; of those that serve all of it the most wanted tier, then
-    the least power. ``min_energy``: the same, the least power first. The memory ladder takes ways away.
+    ``max_fps``: the one that serves the most of what is wanted; of those that serve all of it the most wanted tier,
+    then the least power. ``min_energy``: the same, the least power first. The memory ladder takes ways away.
 
     Args:
         rules: Ways, limits and what is wanted of the governor.
@@ -34,12 +34,16 @@ def choose(rules: Rules, now: Way, power: Power, sample: Sample, wanted: float |
         sample: What was measured.
         wanted: Frames per second there is any use for; None = as many as can be had.
         settled: The last change is long enough ago for another.
+        only_batch: But not for another tier.
+        squeezable: It is, for a smaller one.
     """
-    if sample.squeeze in {"batch", "tier"} and (smaller := _smaller(rules, now, sample)) and settled:
+    if sample.squeeze in {"batch", "tier"} and squeezable and (smaller := _smaller(rules, now, sample)):
         rate = min(filter(None, (smaller.capacity, sample.fps or rules.safe_rate)))
         return Choice(way=smaller, rate=rate, why=sample.why_squeezed)
     if not settled:
         return None
+    if only_batch:
+        rules = replace(rules, changeable=frozenset())
     if now.capacity is None or not (rules.limits.watts or rules.limits.celsius or rules.objective == "min_energy"):
         return _largest(rules, now, sample)
     drift = _drift(now, power)
@@ -51,7 +55,7 @@ def choose(rules: Rules, now: Way, power: Power, sample: Sample, wanted: float |
         enough = need is not None and fps >= 0.98 * need
         cost = (way.base or 0.0) + (way.joules or 0.0) * fps
         if enough:
-            return (1.0, -cost, -way.rank) if rules.objective == "min_energy" else (1.0, -way.rank, -cost)
+            return (1.0, 0.0, -cost, -way.rank) if rules.objective == "min_energy" else (1.0, -way.rank, -cost)
         return (0.0, fps, -way.rank)
 
     best, fps = max(rated, key=lambda item: value(*item), default=(now, here))
@@ -68,19 +72,27 @@ def choose(rules: Rules, now: Way, power: Power, sample: Sample, wanted: float |
 
 
 def _largest(rules: Rules, now: Way, sample: Sample) -> Choice | None:
-    """Return the most wanted tier, when a smaller one serves though nothing is known that speaks for it."""
-    best = min((way for way in _allowed(rules, now, sample, unmeasured=True) if way.tier != now.tier),
-               key=lambda way: (way.rank, way.batch), default=None)
-    if best is None or best.rank >= now.rank:
+    """Return the most wanted tier with its largest batch, when less serves and nothing known speaks for that."""
+    best = min((way for way in _allowed(rules, now, sample, unmeasured=True)
+                if way.rank < now.rank or (way.tier == now.tier and way.batch > now.batch)),
+               key=lambda way: (way.rank, -way.batch), default=None)
+    if best is None:
         return None
-    return Choice(way=best, rate=max(min(sample.fps, rules.safe_rate), 0.2), why=f"{best.tier} may serve again")
+    return Choice(way=best, rate=max(min(sample.fps, rules.safe_rate), 0.2), why=(
+        f"{best.tier} with batch {best.batch} may serve again"))
 
 
 def _allowed(rules: Rules, now: Way, sample: Sample, *, unmeasured: bool = False) -> Sequence[Way]:
     """Return the ways that can be chosen: measured, loadable, and not larger than memory permits."""
     return [way for way in rules.ways if (unmeasured or way.capacity is not None)
+            and (unmeasured or way.joules is not None or not _costs_count(rules))
             and (way.tier == now.tier or way.tier in rules.changeable)
             and not (sample.squeeze and (way.rank < now.rank or (way.rank == now.rank and way.batch > now.batch)))]
+
+
+def _costs_count(rules: Rules) -> bool:
+    """Tell whether a way can only be judged by what its frames cost: what is unknown is not 0."""
+    return rules.limits.watts is not None or rules.objective == "min_energy"
 
 
 def _smaller(rules: Rules, now: Way, sample: Sample) -> Way | None:
@@ -116,6 +128,5 @@ def _worth(new: tuple[float, ...], old: tuple[float, ...]) -> bool:
     if new[0] != old[0]:
         return new[0] > old[0]
     if new[0] == 1.0:
-        first, before = new[1], old[1]
-        return first > before if first == int(first) else -first * _BETTER < -before
+        return new[1] > old[1] or (new[1] == old[1] and -new[2] * _BETTER < -old[2])
     return new[1] > old[1] * _BETTER or (new[1] >= old[1] and new[2] > old[2])

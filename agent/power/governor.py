@@ -8,21 +8,23 @@
    once, up slowly, never up again within the dwell after a down.
 4. Memory: the ladder (``squeeze.py``) forces a smaller batch, a smaller tier, a pause.
 
-A *step* is what is told and reported: another way, a pause, its end, blindness, or a rate that left the last told one by
-more than a sixth. Between steps the rate is trimmed silently.
+A *step* is what is told and reported: another way, a pause, its end, blindness, or a rate that left the last told one
+by more than a sixth. Between steps the rate is trimmed silently.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 from agent.power.caps import Heat, Power, rate_for_watts
 from agent.power.choice import Choice, choose
 from agent.power.orders import Order, Rules, Sample
 from agent.power.points import Way
+from agent.power.reach import Reached, as_reached, learned
 
 PERIOD_S = 0.5
 """Between two decisions: power follows a change of rate by about as long, and a sensor is read as often."""
 _DWELL_S = 4.0  # after a down no up: as long as it takes to see what the down has done
-_WAY_DWELL_S = 60.0
+_WAY_DWELL_S, _BATCH_DWELL_S = 60.0, 20.0  # another tier has to be loaded; another batch costs nothing
 _HOLD_S, _HOLD_DOWN_S = 5.0, 2.0  # between two told changes of the rate, upwards and downwards
 _TOLD = 1 / 6  # a change of the rate by so much is told
 _HYSTERESIS = 0.015
@@ -31,6 +33,8 @@ _UP_UNKNOWN = 0.25  # without a table what a frame costs is taken for too much r
 _LEAST_RATE = 0.2  # frames per second; below it is a pause
 _GOOD_SAMPLES = 4
 _ALARM_FACTOR = 0.7
+_ROOM = 0.03  # of the limit
+_REACH_S = 4.0  # after a step nobody knows yet what the way gives
 _SAFE_SHARE = 0.8  # of the limit: measured points below that are safe to go to blindly
 _AHEAD = 1.1  # what is allowed never runs further ahead of what is served or wanted
 _DOUBLE = 2.5  # the cap of a rate that is served in full, where no table tells the capacity
@@ -52,6 +56,8 @@ class State:
         down_s: When the rate last went down.
         told_s: When the last step was told.
         way_s: When the way was last changed.
+        grew: It was changed to a larger one.
+        reached: What ways have given at most, see :mod:`agent.power.reach`.
     """
 
     order: Order
@@ -65,11 +71,14 @@ class State:
     down_s: float = -1e9
     told_s: float = -1e9
     way_s: float = -1e9
+    grew: bool = False
+    reached: tuple[Reached, ...] = ()
 
 
 def begin(rules: Rules, way: Way) -> State:
     """Return the state at the start, with ``way`` in service: at the safest pace until a sensor has spoken."""
-    order = Order(tier=way.tier, batch=way.batch, rate=_safe_rate(rules, way) if _governed(rules) else rules.limits.rate)
+    rate = _safe_rate(rules, way) if _governed(rules) else rules.limits.rate
+    order = Order(tier=way.tier, batch=way.batch, rate=rate)
     return State(order=order, told=order)
 
 
@@ -77,29 +86,22 @@ def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     """Return the state after ``sample``, and why a step was taken; empty when none was."""
     dt_s = PERIOD_S if state.now_s is None else min(max(sample.now_s - state.now_s, 1e-3), 4 * PERIOD_S)
     state = replace(state, now_s=sample.now_s, top=max(state.top * (1 - dt_s / 600), sample.fps))
+    if sample.now_s - max(state.way_s, state.told_s) >= _REACH_S and not state.blind:
+        state = replace(state, reached=learned(state.reached, state.order, sample))
+    rules = replace(rules, ways=[as_reached(way, state.reached) for way in rules.ways])
     if sample.squeeze == "pause":
         return _told(state, replace(state.order, rate=0.0), sample.why_squeezed)
     if missing := _missing(rules, sample):
         return _blind(rules, state, sample, missing)
-    if state.blind > 1:
-        state = _learned(rules, state, sample, dt_s)
-        return replace(state, blind=state.blind - 1), ""
-    state = replace(_learned(rules, state, sample, dt_s), blind=0)
-    choice = choose(rules, _way(rules, state), state.power, sample, wanted(rules, sample),
-                    settled=sample.now_s - state.way_s >= _WAY_DWELL_S)
-    if choice is not None:
-        return _change(rules, state, sample, choice)
+    state = replace(_learned(rules, state, sample, dt_s), blind=max(state.blind - 1, 0))
+    if not state.blind and not _over(rules, sample):  # above a limit the rate falls first: another way may take seconds
+        held_s = sample.now_s - state.way_s
+        choice = choose(rules, _way(rules, state), state.power, sample, wanted(rules, sample),
+                        settled=held_s >= _BATCH_DWELL_S, only_batch=held_s < _WAY_DWELL_S,
+                        squeezable=held_s >= _WAY_DWELL_S or not state.grew)
+        if choice is not None:
+            return _change(rules, state, sample, choice)
     return _pace(rules, state, sample)
-
-
-def served(asked: float | None, counted: float) -> float:
-    """Return the frames per second really served.
-
-    Args:
-        asked: The pace; None or 0 = none.
-        counted: Frames counted over the last two seconds / two seconds: a slow pace makes it coarse.
-    """
-    return asked if asked and counted >= 0.8 * asked - 1.0 else counted
 
 
 def back(state: State, way: Way) -> State:
@@ -134,9 +136,13 @@ def _missing(rules: Rules, sample: Sample) -> str:
 
 def _blind(rules: Rules, state: State, sample: Sample, why: str) -> tuple[State, str]:
     way = _way(rules, state)
-    safe = _safe_rate(rules, way)
-    rate = safe if state.order.rate is None else min(state.order.rate or safe, safe)
-    fresh = state.blind == 0 or state.why == "start"
+    safe, held = _safe_rate(rules, way), state.order.rate
+    if held == 0.0 and not _over(rules, sample) and sample.now_s - state.told_s >= 2 * _DWELL_S:
+        held = safe  # whatever it was that paused the loop, nothing says that it still holds
+    rate = safe if held is None else min(held, safe)
+    if _over(rules, sample):  # the sensor of another limit is there, and says so
+        rate = rate * _ALARM_FACTOR if rate * _ALARM_FACTOR >= _LEAST_RATE else 0.0
+    fresh = state.blind == 0 or state.why == "start" or (rate == 0.0) != (state.order.rate == 0.0)
     state = replace(state, blind=_GOOD_SAMPLES, down_s=sample.now_s, power=Power(), heat=Heat())
     order = replace(state.order, rate=rate)
     why = f"{why}; the safest known pace until it is back"
@@ -162,57 +168,62 @@ def _learned(rules: Rules, state: State, sample: Sample, dt_s: float) -> State:
         power = power.followed(sample.watts, sample.fps, way.joules, dt_s)
     if sample.celsius is not None and rules.limits.celsius is not None:
         heat = heat.followed(sample.celsius, rules.limits.celsius, max(sample.fps, _LEAST_RATE), dt_s)
+    elif rules.limits.celsius is None:
+        heat = Heat()  # what it was hours ago says nothing about the slope when a limit holds again
     return replace(state, power=power, heat=heat)
 
 
 def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     """Trim the rate of the way in service."""
-    cap, why = _cap(rules, state, sample)
-    order, now_s = state.order, sample.now_s
-    if cap is None:
-        return _trimmed(state, replace(order, rate=None), why) if order.rate is not None else (state, "")
-    rate = order.rate if order.rate is not None else max(sample.fps, state.top)
-    over = _over(rules, sample)
-    way = _way(rules, state)
-    unknown = way.joules is None and state.power.low is None and rules.limits.watts is not None and not over
-    if unknown:
-        cap = rate  # nothing is known of what a frame costs before the first pace was held for a moment
-    if cap < _LEAST_RATE:
-        alone = state.power.base if over and sample.watts is not None else None
-        why = f"{over}; without frames the board takes about {alone:.1f} W" if alone else over or why
-        return _told(replace(state, down_s=now_s), replace(order, rate=0.0), why) if rate else (state, "")
+    order, now_s, asked = state.order, sample.now_s, _asked(rules)
+    if not _governed(rules):
+        why = "nothing limits the rate" if asked is None else f"{asked:.3g} fps are wanted"
+        return _trimmed(state, replace(order, rate=asked), why) if order.rate != asked else (state, "")
+    if order.rate is None:  # there was no limit until now: begin with what is served
+        order = replace(order, rate=max(sample.fps, state.top))
+        state = replace(state, order=order)
+    rate, over, (cap, why) = order.rate or 0.0, _over(rules, sample), _cap(rules, state, sample)
+    most = wanted(rules, sample) or math.inf
+    if cap < min(_LEAST_RATE, most):
+        if rate == 0.0:
+            return state, ""
+        why = (f"{over}, without any frame" if not sample.fps else over) if over else why
+        return _told(replace(state, down_s=now_s), replace(order, rate=0.0), why)
+    bound, may_rise = math.inf if asked is None else asked, not (over or state.blind)
     if rate == 0.0:
-        ready = cap >= 2 * _LEAST_RATE and now_s - state.told_s >= 2 * _DWELL_S
-        return _step(state, replace(order, rate=min(cap, max(_LEAST_RATE, rules.safe_rate))), why) if ready else (state, "")
-    if cap < rate * (1 - _HYSTERESIS) or (over and cap < rate):
-        lower = cap if over or not _governed(rules) else rate + _GENTLY_DOWN * (cap - rate)
-        return _trimmed(replace(state, down_s=now_s), replace(order, rate=max(lower, _LEAST_RATE)), over or why)
-    if cap > rate * (1 + _HYSTERESIS) and now_s - state.down_s >= _DWELL_S:
-        part = (_UP if way.joules is not None else _UP_UNKNOWN) if _governed(rules) else 1.0
-        higher = rate + part * (cap - rate)
-        return _trimmed(state, replace(order, rate=higher), why)
-    return state, ""
+        ready = may_rise and cap >= min(2 * _LEAST_RATE, most) and now_s - state.told_s >= 2 * _DWELL_S
+        again = replace(order, rate=min(cap, max(_LEAST_RATE, rules.safe_rate)))
+        return _step(state, again, why) if ready else (state, "")
+    if cap < rate * (1 - _HYSTERESIS) or (over and cap < rate) or rate > bound:
+        lower = min(cap if over else rate + _GENTLY_DOWN * (cap - rate), bound)
+        state, order, why = replace(state, down_s=now_s), replace(order, rate=lower), over or why
+    elif may_rise and cap > rate * (1 + _HYSTERESIS) and now_s - state.down_s >= _DWELL_S:
+        part = _UP if _way(rules, state).joules is not None else _UP_UNKNOWN
+        order = replace(order, rate=rate + part * (cap - rate))
+    return _trimmed(state, order, why) if order != state.order else (state, "")
 
 
-def _cap(rules: Rules, state: State, sample: Sample) -> tuple[float | None, str]:
-    """Return the frames per second that everything allows, and what binds, in words; None = nothing binds."""
+def _cap(rules: Rules, state: State, sample: Sample) -> tuple[float, str]:
+    """Return the frames per second that everything allows, and what binds, in words."""
     way, limits = _way(rules, state), rules.limits
     caps: list[tuple[float, str]] = []
     if limits.watts is not None and sample.watts is not None:
-        caps.append((rate_for_watts(state.power, limits.watts, sample.watts),
-                     f"{sample.watts:.2f} W of {limits.watts:g} W"))
+        # Nothing is known of what a frame costs before the first pace was held for a moment: no more until then.
+        known = way.joules is not None or state.power.low is not None or bool(_over(rules, sample))
+        allowed = rate_for_watts(state.power, limits.watts, sample.watts) if known else state.order.rate or 0.0
+        if state.order.rate == 0.0:  # a pause ends when there is room, whatever a frame was thought to cost
+            room = limits.watts - state.power.margin(limits.watts) - sample.watts
+            allowed = math.inf if room > _ROOM * limits.watts else 0.0
+        caps.append((allowed, f"{sample.watts:.2f} W of {limits.watts:g} W"))
     if limits.celsius is not None and sample.celsius is not None:
         caps.append((state.heat.cap,
                      f"{sample.celsius:.1f} C, {state.heat.slope:+.2f} C/s, limit {limits.celsius:g} C"))
-    if sample.alarms and _governed(rules):
+    if sample.alarms:
         caps.append((sample.fps * _ALARM_FACTOR, "the board complains: " + ", ".join(sample.alarms)))
-    asked = wanted(rules, sample) if _governed(rules) else _asked(rules)
+    asked = wanted(rules, sample)
     if asked is not None:
         caps.append((asked, f"{asked:.3g} fps are wanted"))
-    if not caps:
-        return None, ""
-    if _governed(rules):
-        caps.append((_ahead(rules, state, sample, way), "as fast as the engine is"))
+    caps.append((_ahead(rules, state, sample, way), "as fast as the engine is"))
     return min(caps)
 
 
@@ -236,9 +247,12 @@ def _over(rules: Rules, sample: Sample) -> str:
 
 def _change(rules: Rules, state: State, sample: Sample, choice: Choice) -> tuple[State, str]:
     """Go to another way, at the rate that costs what may be used; what was learned of the base stays."""
-    rate = choice.rate if _governed(rules) else _asked(rules)
+    asked = _asked(rules)
+    rate = min(choice.rate, math.inf if asked is None else asked) if _governed(rules) else asked
     order = Order(tier=choice.way.tier, batch=choice.way.batch, rate=rate)
-    state = replace(state, way_s=sample.now_s, top=0.0, down_s=sample.now_s,
+    before = _way(rules, state)
+    grew = (-choice.way.rank, choice.way.batch) > (-before.rank, before.batch)
+    state = replace(state, way_s=sample.now_s, grew=grew, top=0.0, down_s=sample.now_s,
                     power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
     return _step(state, order, choice.why)
 

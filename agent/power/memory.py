@@ -57,6 +57,14 @@ class MemoryReading:
     pressure_full: float | None = None
 
     @property
+    def own(self) -> int | None:
+        """Resident memory of this process and device memory, bytes: what the budget is about; None when unknown.
+
+        Children that build an engine are not in it: they come and go, and have limits of their own.
+        """
+        return None if self.resident is None else self.resident + (self.device or 0)
+
+    @property
     def total(self) -> int | None:
         """Resident memory of this process and its descendants, and device memory, bytes; None when unknown.
 

@@ -1,7 +1,7 @@
 """What goes into the governor and what comes out: rules, samples, orders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.power.points import Way
 from agent.power.policy import Limits, Objective
@@ -21,7 +21,7 @@ class Rules:
     """
 
     objective: Objective = "max_fps"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     fps: float | None = None
     safe_rate: float = 1.0
     ways: Sequence[Way] = ()

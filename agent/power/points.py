@@ -1,7 +1,7 @@
 """Operating points: what each way of working gives and takes on this very device, as ``vedette tune`` measured it.
 
-Pure: tables in, choices out. A *tier* is an engine that may serve (its canvas, its form); a *way* is a tier with a batch
-size; a *point* is a way at a frame rate. Between the points of a way power is taken as linear in the rate,
+Pure: tables in, choices out. A *tier* is an engine that may serve (its canvas, its form); a *way* is a tier with a
+batch size; a *point* is a way at a frame rate. Between the points of a way power is taken as linear in the rate,
 ``watts = base + joules * rate`` (least squares through its points): every frame costs the same energy.
 """
 
@@ -43,7 +43,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         p50_ms: Median time of one call with all that belongs to it, milliseconds.
         p99_ms: 99th percentile of the same.
         watts: Mean power meanwhile, as the telemetry measures it; None = unknown.
-        resident_bytes: Resident memory of the process.
+        resident_bytes: Resident memory of the process that measured.
+        grown_bytes: What of it came with loading and running the engine.
         device_bytes: Memory the engine takes on the device; None = unknown, or there is none.
     """
 
@@ -55,6 +56,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
     watts: float | None = None
     resident_bytes: int | None = None
+    grown_bytes: int | None = None
     device_bytes: int | None = None
 
     def above(self, idle_watts: float | None) -> float | None:

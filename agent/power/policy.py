@@ -1,7 +1,7 @@
 """What is wanted of the governor, and which limits count at this hour. Pure: the hour is an argument."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Objective = Literal["max_fps", "min_energy", "off"]
@@ -52,7 +52,7 @@ class Policy:
     """
 
     objective: Objective = "max_fps"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     fps: float | None = None
     quiet: Sequence[Hours] = ()
     safe_rate: float = 1.0

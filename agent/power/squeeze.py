@@ -58,7 +58,7 @@ class Sample:
 
     Attributes:
         reading: The memory.
-        budget: Most that the agent, its children and its device memory may take, bytes; None = any.
+        budget: Most that the agent and its device memory may take, bytes; None = any.
         reserve: Bytes that must stay free for others.
         available: The rungs that would free something if taken now. Those in force need not be among them; ``pause``
             always is.
@@ -189,7 +189,7 @@ def _back(state: State, rules: Rules, found: _Found) -> tuple[State, Move | None
 def _judge(state: State, sample: Sample, rules: Rules) -> _Found:
     found, reading = _Found(), sample.reading
     if sample.budget is not None:
-        _budget(found, reading.total, sample.budget, rules)
+        _budget(found, reading.own, sample.budget, rules)
     if reading.limit is not None:
         _group(found, sample, reading.limit, rules)
     if reading.available is None:

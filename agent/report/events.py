@@ -217,7 +217,7 @@ class EventFactory:
                                agent=self._version)
         return self._event(self._next(), SOURCE_STATE, change.source, change.at, data)
 
-    def budget_step(self, kind: str, before: WorkingPoint, after: WorkingPoint, reason: str, reading: BudgetReading,
+    def budget_step(self, kind: str, *, before: WorkingPoint, after: WorkingPoint, reason: str, reading: BudgetReading,
                     at: float) -> Event:
         """Return a ``budget.step`` event; ``at`` is its time, seconds since the epoch."""
         data = BudgetStepData(kind=kind, before=before, after=after, reason=reason[:_MAX_REASON], reading=reading,

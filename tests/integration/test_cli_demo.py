@@ -99,4 +99,4 @@ def test_an_agent_that_does_not_stop_is_killed(monkeypatch):
     with deaf:
         deaf.stdout.readline()
         monkeypatch.setattr(demo, "_STOP_S", 0.2)
-        assert demo._end(deaf) == -signal.SIGKILL
+        assert demo.end(deaf) == -signal.SIGKILL

@@ -173,19 +173,12 @@ def test_an_engine_that_cannot_be_loaded_is_set_aside_and_the_loop_runs_on_the_l
     assert "is set aside" in agent.said()
 
 
-@pytest.mark.slow
-def test_without_room_for_two_engines_nothing_is_swapped_and_status_says_so(box):
-    with Agent(box.config('[budget]\nmemory = "1MB"\n', tune="background")) as agent:
-        told = agent.until(lambda s: s.problems, what="it is said")
-        assert "takes over at the next start" in told.problems[0]
-        assert "the budget is 1 MB" in told.problems[0]
-        assert told.state == "degraded"
-        count = told.sources[0].processed
-        assert agent.until(lambda s: s.sources[0].processed > count + 10).engine.tier == "prepared"
-        assert agent.stop() == 0
-    with Agent(box.config(tune="background")) as agent:
-        assert agent.until(lambda s: s.ready).engine.tier == "tuned"
-        assert agent.stop() == 0
+def test_without_room_for_any_engine_the_start_ends_with_the_figures_and_what_to_do(box):
+    with Agent(box.config('[budget]\nmemory = "1MB"\n')) as agent:
+        assert agent.wait() == 2, agent.said()
+    assert "the engine 64x64 takes" in agent.said()
+    assert "of the budget of 1 MB" in agent.said()
+    assert "[budget] sizes" in agent.said()
 
 
 def test_a_tuned_engine_whose_run_fails_ends_the_agent_and_the_next_start_has_the_lower_tier(box):

@@ -87,6 +87,8 @@ def test_conf_d_is_laid_over_key_by_key_in_order(tmp_path):
     (GOOD + '[budget]\nrate = "0fps"', "budget.rate", "leave it out for no limit"),
     (GOOD + '[budget]\nwatts = "0W"', "budget.watts", "leave it out for no limit"),
     (GOOD + '[budget]\nmemory = "0MB"', "budget.memory", "more than 0"),
+    (GOOD + '[budget]\nnvpmodel = "15W"\ntelemetry = "sysfs"', "budget.nvpmodel", "telemetry is 'sysfs'"),
+    (GOOD + '[budget]\njetson_clocks = false\ntelemetry = "nvml"', "budget.jetson_clocks", "or leave jetson_clocks out"),
     (GOOD + 'open_timeout = "0s"', "source.door.open_timeout", "more than 0"),
     (GOOD + 'read_timeout = "11min"', "source.door.read_timeout", "10min"),
     (GOOD + 'retry_max = "0s"', "source.door.retry_max", "more than 0"),

@@ -227,7 +227,7 @@ def test_the_child_gets_what_is_configured_and_does_not_step_back(tmp_path, monk
 
     def child(name, job, kind, limits, report):
         jobs.append((name, job, limits))
-        return Measurement(calls=1, fps=1.0, p50_ms=1.0, p99_ms=1.0, watts=None, resident_bytes=1, device_bytes=None, measures="", trouble="x")
+        return Measurement(calls=1, fps=1.0, p50_ms=1.0, p99_ms=1.0, watts=None, resident_bytes=1, grown_bytes=1, device_bytes=None, measures="", trouble="x")
 
     monkeypatch.setattr(module, "run_child", child)
     config = Config(engine=EngineSection(score=0.7), budget=BudgetSection(telemetry="rapl", sysfs="/other"))

@@ -1,5 +1,6 @@
 """The loop with real mailboxes and threads; only the engine is scripted. No test here measures speed."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -335,3 +336,224 @@ def test_an_engine_with_another_canvas_may_take_over():
         loop.until(lambda: len(loop.results) == 6)
         assert loop.pipeline.seen[1].pixels.shape == (64, 64, 3)
     assert len(small.batches) == len(large.batches) == 3
+
+
+# What the budget may change while the loop runs -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cameras(loop, every_s=0.004):
+    """Keep a fresh frame in every mailbox; yield how many were put, by source."""
+    end, put = threading.Event(), Counter()
+
+    def run():
+        while not end.wait(every_s):
+            for name, slot in loop.slots.items():
+                slot.put(frame(name, put[name]))
+                put[name] += 1
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield put
+    finally:
+        end.set()
+        thread.join()
+
+
+def served(loop, name):
+    return sum(result.source == name for result in loop.results)
+
+
+def done_in(loop, seconds):
+    before = len(loop.results)
+    time.sleep(seconds)
+    return len(loop.results) - before
+
+
+def test_a_pause_takes_hold_at_once_and_throws_away_what_waits():
+    gate = threading.Semaphore(0)
+    engine = ScriptedEngine(gate=gate)
+    with Loop(engine, ("a", "b")) as loop:
+        loop.slots["a"].put(frame("a", 0))
+        assert engine.started.acquire(timeout=10)
+        for name in "ab":
+            loop.slots[name].put(frame(name, 1))
+        loop.pipeline.pace(0.0, 1, {})
+        assert [loop.slots[name].frame for name in "ab"] == [None, None]
+        assert [lane.meter.skipped().get("paused", 0) for lane in loop.lanes] == [1, 1]
+        assert [lane.slot.skip_reason for lane in loop.lanes] == ["paused", "paused"]
+        gate.release(10)
+        loop.until(lambda: len(loop.results) == 1)
+        assert not loop.slots["a"].wanted_before(time.monotonic_ns() + 3600 * 10**9), "no reader turns a frame into pixels for it"
+        loop.slots["a"].put(frame("a", 2))
+        time.sleep(0.3)
+        assert len(loop.results) == 1, "not even one that was under way"
+        beat = loop.pipeline.looking._last
+        loop.until(lambda: loop.pipeline.looking._last > beat)
+
+
+@pytest.mark.parametrize("before", [None, 2.0, 0.05])
+@pytest.mark.parametrize("after", [None, 100.0])
+def test_after_a_pause_it_goes_on_at_once(before, after):
+    with Loop(ScriptedEngine(), rate=before) as loop, cameras(loop):
+        loop.until(lambda: loop.results)
+        loop.pipeline.pace(0.0, 1, {})
+        time.sleep(0.05)
+        paused = len(loop.results)
+        assert done_in(loop, 0.1) == 0
+        loop.pipeline.pace(after, 1, {})
+        began = time.monotonic()
+        loop.until(lambda: len(loop.results) > paused)
+        assert time.monotonic() - began < 0.2
+        assert loop.slots["a"].skip_reason != "paused"
+
+
+def test_a_slow_pace_does_not_outlast_its_end():
+    with Loop(ScriptedEngine(), rate=0.02) as loop, cameras(loop):
+        loop.until(lambda: len(loop.results) == 2)  # the first may catch up; the third would be due in 50 s
+        assert done_in(loop, 0.1) == 0
+        loop.pipeline.pace(50.0, 1, {})
+        loop.until(lambda: len(loop.results) > 5)
+
+
+def test_a_pace_that_gets_slower_holds_from_the_next_frame_on():
+    with Loop(ScriptedEngine()) as loop, cameras(loop):
+        loop.until(lambda: len(loop.results) > 5)
+        loop.pipeline.pace(5.0, 1, {})
+        time.sleep(0.02)
+        assert done_in(loop, 0.6) <= 5
+        assert loop.slots["a"].skip_reason == "pace"
+
+
+def test_a_source_that_is_shed_is_not_served_and_its_frames_are_counted_so():
+    with Loop(ScriptedEngine(), ("gate", "yard")) as loop, cameras(loop):
+        loop.until(lambda: served(loop, "yard") > 2)
+        loop.pipeline.pace(50.0, 1, {"gate": None, "yard": 0.0})
+        time.sleep(0.05)
+        before = served(loop, "yard"), served(loop, "gate")
+        time.sleep(0.3)
+        assert served(loop, "yard") == before[0]
+        assert served(loop, "gate") > before[1] + 3
+        assert loop.slots["yard"].skip_reason == "shed"
+        assert loop.slots["gate"].skip_reason != "shed"
+        assert not loop.slots["yard"].wanted_before(time.monotonic_ns() + 3600 * 10**9)
+        loop.pipeline.pace(50.0, 1, {})
+        loop.until(lambda: served(loop, "yard") > before[0] + 2)
+
+
+def test_what_waits_of_a_source_when_it_is_shed_is_counted_too():
+    loop = Loop(ScriptedEngine(), ("gate", "yard"))
+    for name in loop.slots:
+        loop.slots[name].put(frame(name, 0))
+    loop.pipeline.pace(10.0, 1, {"gate": None, "yard": 0.0})
+    assert [lane.meter.skipped().get("shed", 0) for lane in loop.lanes] == [0, 1]
+    assert loop.slots["gate"].frame is not None
+
+
+def test_a_share_is_kept_and_what_one_leaves_another_gets():
+    with Loop(ScriptedEngine(), ("gate", "yard"), rate=60.0) as loop, cameras(loop):
+        loop.pipeline.pace(60.0, 1, {"gate": None, "yard": 10.0})
+        time.sleep(0.1)
+        before = served(loop, "yard"), served(loop, "gate")
+        time.sleep(1.0)
+        yard, gate = served(loop, "yard") - before[0], served(loop, "gate") - before[1]
+    assert 5 <= yard <= 12
+    assert gate > 2 * yard
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_narrow_holds_one_batch_at_a_time(narrow):
+    engine, most, told = Overlapping(call_s=0.001), [], threading.Event()
+    with Loop(engine) as loop:
+        deliver = loop.pipeline._deliver
+        loop.pipeline.narrow = narrow
+
+        def slow(*what):
+            most.append(loop.pipeline._schedule.underway)
+            told.wait(0.01)
+            deliver(*what)
+        loop.pipeline._deliver = slow
+        with cameras(loop, 0.001):
+            loop.until(lambda: len(loop.results) > 20)
+            loop.pipeline.narrow = False
+            count = len(loop.results)
+            loop.until(lambda: len(loop.results) > count + 5)
+    assert (max(most[:20]) == 1) == narrow
+    assert max(most) > 1
+
+
+def test_a_narrow_loop_without_frames_still_beats_and_ends():
+    with Loop(ScriptedEngine()) as loop:
+        loop.pipeline.narrow = True
+        loop.slots["a"].put(frame("a", 0))
+        loop.until(lambda: loop.results)
+        last = loop.pipeline.looking._last
+        loop.until(lambda: loop.pipeline.looking._last > last)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_smaller_batch_holds_from_the_next_one_on(busy):
+    gate = threading.Semaphore(0)
+    engine, names = ScriptedEngine(max_batch=4, gate=gate), list("abcd")
+
+    def one_of_each(seq):
+        with loop.ready:
+            for name in names:
+                loop.slots[name].put(frame(name, seq))
+
+    with Loop(engine, names, max_batch=4, batch_deadline_s=5.0) as loop:
+        one_of_each(0)
+        assert engine.started.acquire(timeout=10)
+        if busy:
+            loop.pipeline.pace(None, 2, {})  # while the first is in the engine
+            one_of_each(1)
+        gate.release()
+        loop.until(lambda: len(loop.results) == 4)
+        if not busy:
+            last = loop.pipeline.looking._last
+            loop.until(lambda: loop.pipeline.looking._last > last)
+            loop.pipeline.pace(None, 2, {})  # while it waits for frames
+            one_of_each(1)
+        gate.release(5)
+        loop.until(lambda: len(loop.results) == 8)
+    assert [len(batch) for batch in engine.batches] == [4, 2, 2]
+
+
+def test_a_batch_larger_than_the_engine_takes_is_never_made():
+    engine = ScriptedEngine(max_batch=2)
+    with Loop(engine, list("abcd"), max_batch=1) as loop, cameras(loop, 0.001):
+        loop.pipeline.pace(None, 16, {})
+        loop.until(lambda: len(loop.results) > 100)
+    assert max(map(len, engine.batches)) == 2
+
+
+def test_the_pace_may_be_changed_by_another_thread_all_the_time_and_nothing_is_lost():
+    engine, names = ScriptedEngine(max_batch=4, call_s=0.0005), list("abc")
+    with Loop(engine, names, max_batch=4) as loop, cameras(loop, 0.002) as put:
+        end = time.monotonic() + 1.0
+        n = 0
+        while time.monotonic() < end:
+            n += 1
+            rate = (None, 500.0, 3.0, 0.0, 40.0)[n % 5]
+            loop.pipeline.pace(rate, 1 + n % 4, ({}, {"a": 0.0}, {"b": 20.0, "c": None})[n % 3])
+            time.sleep(0.001 * (n % 7))
+        loop.pipeline.pace(None, 4, {})
+        count = len(loop.results)
+        loop.until(lambda: len(loop.results) > count + 20)
+    assert loop.error is None
+    by_source = {name: [result for result in loop.results if result.source == name] for name in names}
+    for name, results in by_source.items():
+        assert [r.seq for r in results] == sorted({r.seq for r in results})
+        assert sum(r.skipped + 1 for r in results) == results[-1].seq + 1 <= put[name], "each frame is a result or counted as skipped"
+    assert loop.pipeline._schedule.underway == 0
+
+
+def test_the_same_pace_again_does_not_move_what_is_wanted():
+    loop = Loop(ScriptedEngine())
+    loop.pipeline.pace(10.0, 1, {"a": 5.0})
+    asked = []
+    loop.slots["a"].want = asked.append
+    loop.pipeline.pace(10.0, 1, {"a": 5.0})
+    assert asked == []
+    loop.pipeline.pace(10.0, 1, {"a": 4.0})
+    assert len(asked) == 1

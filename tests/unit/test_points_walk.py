@@ -23,7 +23,7 @@ CAPACITY = {"big": 30.0, "small": 100.0 / 3}
 
 
 def measurement(fps, watts=5.0, measures="VDD_IN"):
-    return Measurement(calls=10, fps=fps, p50_ms=1.0, p99_ms=2.0, watts=watts, resident_bytes=10, device_bytes=None, measures=measures, trouble="")
+    return Measurement(calls=10, fps=fps, p50_ms=1.0, p99_ms=2.0, watts=watts, resident_bytes=10, grown_bytes=1, device_bytes=None, measures=measures, trouble="")
 
 
 class Bench:

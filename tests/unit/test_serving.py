@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from agent import plan as plan_module
+from agent import room as room_module
 from agent import serving as module
+from agent import tiers
 from agent.building.forms import Form
 from agent.building.prepare import prepare
 from agent.building.store import Rung, Store, Tuning
@@ -17,8 +19,9 @@ from agent.config import BudgetSection, Config, EngineSection
 from agent.errors import EngineError, ModelError
 from agent.fingerprint import platform
 from agent.loading import load_engine
-from agent.machine import Memory
 from agent.plan import plan_for
+from agent.power.memory import MemoryReading
+from agent.room import NoRoomError
 from agent.serving import Serving
 from tests.helpers.engines import ORIN, measured, write_recipe
 
@@ -213,6 +216,7 @@ def orin(box, monkeypatch):
         return load_engine(msgspec.structs.replace(file, path=str(box.ready.path), runtime="onnxruntime", provider=None, threads=1))
 
     monkeypatch.setattr(module, "load_engine", load)
+    monkeypatch.setattr(room_module, "free_device_bytes", lambda: 8 << 30)
     return SimpleNamespace(loaded=loaded, engine={"runtime": "tensorrt"})
 
 
@@ -336,13 +340,14 @@ def test_a_tuning_that_keeps_nothing_is_told_with_each_reason(box, tuner):
 
 
 @pytest.mark.parametrize(("memory", "budget", "need", "words"), [
-    (Memory(total=8 << 30, available=100 << 20), None, 200 << 20, "takes 210 MB, 105 MB are free"),
-    (Memory(total=8 << 30, available=100 << 20), None, 40 << 20, "takes 42 MB, 105 MB are free"),
-    (Memory(total=8 << 30, available=8 << 30), 10e6, 20 << 20, "the budget is 10 MB"),
-    (None, 10e6, 20 << 20, "the budget is 10 MB"),
-    (Memory(total=8 << 30, available=105 << 20), None, 40 << 20, ""), (None, None, 1 << 40, "")])
+    ({"available": 100 << 20}, None, 200 << 20, "takes 210 MB; 105 MB are available on the machine"),
+    ({"available": 100 << 20}, None, 40 << 20, "takes 42 MB; 105 MB are available on the machine"),
+    ({"available": 8 << 30, "resident": 5_000_000, "children": 0}, 10e6, 20 << 20, "of the budget of 10 MB 5 MB are taken"),
+    ({"limit": 100 << 20, "limit_of": "/cg/max", "used": 10 << 20}, None, 40 << 20, "the control group's limit of 105 MB (/cg/max)"),
+    ({"available": 105 << 20}, None, 40 << 20, ""), ({}, 10e6, 1 << 40, ""), ({}, None, 1 << 40, "")])
 def test_without_room_for_both_it_waits_for_the_next_start(box, tuner, monkeypatch, memory, budget, need, words):
-    monkeypatch.setattr(module.machine, "memory", lambda: memory)
+    monkeypatch.setattr(room_module.MemoryWatch, "read", lambda _, device: MemoryReading(at_s=0.0, **memory))
+    monkeypatch.setattr(room_module.Room, "for_build", lambda _, plan: plan)
     tuner.work = lambda plan, report: box.store_engine(need=need) and box.report(plan, FP32)
     serving = box.serving(tune="background", budget=budget)
     first = serving.first()
@@ -351,10 +356,88 @@ def test_without_room_for_both_it_waits_for_the_next_start(box, tuner, monkeypat
         assert words in serving.failed
         assert "takes over at the next start" in serving.failed
         assert (box.swapped, serving.served) == ([], first)
+        monkeypatch.setattr(room_module.MemoryWatch, "read", lambda _, device: MemoryReading(at_s=0.0))
         assert box.serving().first().tier == "tuned", "and then it does"
     else:
         assert [served.tier for served in box.swapped] == ["tuned"]
         assert serving.failed == ""
+
+
+def smaller_canvas(box):
+    """Serving with a smaller canvas allowed, prepared by the first start; its engines take as much as their files say."""
+    config = msgspec.structs.replace(box.config(), budget=BudgetSection(sizes=[[32, 32]], reserve=0))
+    return Serving(config, box.recipe, box.state, box.said.append, box.cancel)
+
+
+def test_without_room_for_the_configured_canvas_a_smaller_one_serves_and_that_is_told(box, monkeypatch):
+    asked = []
+
+    def ask(self, plan, need, served):
+        asked.append((plan.prepared.width, need > 0, served))
+        if plan.prepared.width == 64:
+            raise NoRoomError("the engine 64x64 takes 99 MB", "buy memory")
+
+    monkeypatch.setattr(room_module.Room, "ask", ask)
+    serving = smaller_canvas(box)
+    served = serving.first()
+    assert served.model.engine.spec.width == 32
+    assert serving.failed == "the engine 64x64 takes 99 MB; the smaller canvas 32x32 fp32 serves instead"
+    assert asked == [(64, True, None), (32, True, None)]
+
+
+def test_without_room_for_any_canvas_the_start_ends_with_the_reason_for_the_largest(box, monkeypatch):
+    def ask(self, plan, need, served):
+        raise NoRoomError(f"the engine of {plan.prepared.width} takes 99 MB", "buy memory")
+
+    monkeypatch.setattr(room_module.Room, "ask", ask)
+    with pytest.raises(NoRoomError, match="the engine of 64 takes 99 MB"):
+        smaller_canvas(box).first()
+
+
+def test_another_tier_is_loaded_beside_the_one_that_serves_if_there_is_room(box, monkeypatch):
+    serving = box.serving()
+    first = serving.first()
+    offer = tiers.prepared_offer(box.plan(), None)
+    assert identity(serving.load(offer)) == box.ready.identity
+    asked = []
+
+    def ask(self, plan, need, served):
+        asked.append((need, served))
+        raise NoRoomError("no", "none")
+
+    monkeypatch.setattr(room_module.Room, "ask", ask)
+    with pytest.raises(NoRoomError):
+        serving.load(offer)
+    assert asked == [(offer.need, first.model.engine)]
+
+
+def test_tuning_that_is_given_up_is_cancelled_and_told(box, tuner):
+    serving = box.serving(tune="background")
+    serving.first()
+    serving.give_up_tuning("memory had run short")
+    assert (serving.failed, serving._cancel.is_set()) == ("", False), "there was none"
+
+    def work(plan, report):
+        serving.give_up_tuning("memory had run short")
+        raise EngineError("cancelled")
+
+    tuner.work = work
+    serving.improve(box.swap)
+    assert serving.failed.startswith("a better engine is not built: memory had run short")
+    assert serving._cancel.is_set()
+    assert not box.cancel.is_set()
+
+
+def test_tuning_needs_room_for_its_children(box, tuner, monkeypatch):
+    def no_room(self, plan):
+        raise NoRoomError("building an engine takes 134 MB at least", "more memory")
+
+    serving = box.serving(tune="background")
+    serving.first()
+    monkeypatch.setattr(room_module.Room, "for_build", no_room)
+    serving.improve(box.swap)
+    assert serving.failed == "tuning failed: building an engine takes 134 MB at least"
+    assert tuner.plans == []
 
 
 def test_a_winner_that_cannot_be_loaded_beside_the_loop_is_set_aside(box, tuner):

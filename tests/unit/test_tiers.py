@@ -109,7 +109,7 @@ def test_what_tune_measured_says_what_it_needs_while_it_is_the_same_engine(box):
     def keep(identity):
         tier = msgspec.structs.replace(first.tier, identity=identity)
         sizes = (100_000_000, 120_000_000)
-        points = [Point(tier=tier.name, batch=batch, asked=None, fps=1.0, p50_ms=1.0, p99_ms=1.0, resident_bytes=size)
+        points = [Point(tier=tier.name, batch=batch, asked=None, fps=1.0, p50_ms=1.0, p99_ms=1.0, grown_bytes=size)
                   for batch, size in zip((1, 2), sizes, strict=True)]
         points_file.save(box.state, Table(recipe="small", tiers=[tier], points=points, idle_watts=None, telemetry="", measures="", power_mode=None,
                                           clocks="", at=1.0, took_s=1.0, complete=True, seconds=1.0))

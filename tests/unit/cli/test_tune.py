@@ -68,7 +68,7 @@ class Box:
     def usual(tier, batch, rate):
         most = {"64x64 fp32": 30.0, "32x32 fp32": 90.0}[tier] * batch
         fps = rate or most
-        return Measurement(calls=9, fps=fps, p50_ms=10.0, p99_ms=12.0, watts=4.0 + 5.0 * fps / most, resident_bytes=100_000_000, device_bytes=None,
+        return Measurement(calls=9, fps=fps, p50_ms=10.0, p99_ms=12.0, watts=4.0 + 5.0 * fps / most, resident_bytes=100_000_000, grown_bytes=1, device_bytes=None,
                            measures="VDD_IN", trouble="")
 
     def tune(self, *arguments):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AgentError
-from agent.power.board import RAILS, ZONES, Busy, SimulatedBoard, busy_cores, machine_busy, tree_busy
+from agent.power.board import RAILS, ZONES, Busy, SimulatedBoard, busy_cores, machine_busy, process_busy, tree_busy
 from agent.power.sysfs import SysfsTelemetry
 from tests.helpers.orin_tree import build, put
 
@@ -160,3 +160,46 @@ def test_a_real_process_with_a_busy_child_is_one_core():
     took = after.cpu_s - before.cpu_s
     assert 0.1 <= took <= 1.0, "about half a second of the child's, after its end"
     assert tree_busy(process.pid) is None
+
+
+def test_what_others_take_comes_on_top(tmp_path):
+    board = SimulatedBoard(tmp_path / "sys", lag_s=0.01)
+    board.extra_watts = 3.0
+    board.step(1.0, 1.0)
+    assert board.watts == pytest.approx(5.0 + 2.5 + 3.0)
+    board.extra_watts = 0.0
+    board.step(1.0, 1.0)
+    assert board.watts == pytest.approx(7.5)
+
+
+def test_silent_sensors_are_unknown_until_they_speak_again(tmp_path):
+    board = SimulatedBoard(tmp_path / "sys")
+    telemetry = SysfsTelemetry(tmp_path / "sys")
+    assert telemetry.sample().watts is not None
+    board.silent = True
+    board.step(1.0, 0.1)
+    board.step(1.0, 0.1)
+    reading = telemetry.sample()
+    assert (reading.watts, reading.celsius) == (None, None)
+    assert "curr1_input" in reading.trouble
+    board.silent = False
+    board.step(1.0, 0.1)
+    reading = telemetry.sample()
+    assert reading.watts == pytest.approx(board.watts, abs=0.005)
+    assert (reading.celsius, reading.trouble) == (pytest.approx(board.celsius, abs=0.001), "")
+
+
+def test_the_time_of_one_process_is_told_finely():
+    begin, own = process_busy(os.getpid()), time.process_time()
+    deadline = time.process_time() + 0.003
+    while time.process_time() < deadline:
+        pass
+    end = process_busy(os.getpid())
+    assert end.cpu_s - begin.cpu_s == pytest.approx(time.process_time() - own, abs=0.002)
+    assert begin.cpu_s == pytest.approx(own, abs=0.05), "of the whole process, threads included"
+
+
+def test_a_process_that_is_gone_has_no_time():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert process_busy(child.pid) is None

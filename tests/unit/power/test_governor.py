@@ -1,0 +1,578 @@
+"""The governor's decisions: what must hold whatever the sensors say, and that boards settle below their limits."""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.power.governor import PERIOD_S, State, back, begin, decide, wanted
+from agent.power.reach import served
+from agent.power.orders import Order, Rules, Sample
+from agent.power.plant import Plant
+from agent.power.points import Way
+from agent.power.policy import Limits
+
+DWELL_S, WAY_DWELL_S = 4.0, 60.0
+BIG = Way(tier="big", batch=1, rank=0, capacity=30.0, base=5.0, joules=0.3)
+SMALL = Way(tier="small", batch=1, rank=1, capacity=60.0, base=4.5, joules=0.1)
+BARE = Way(tier="big", batch=1)
+ALL = frozenset({"big", "small", "tiny"})
+WATTS = Limits(watts=10.0)
+
+
+def rules(*ways, changeable=ALL, **limits):
+    return Rules(limits=Limits(**limits), ways=ways or (BIG,), changeable=changeable)
+
+
+def sample(now_s, watts=None, celsius=None, fps=0.0, **more):
+    return Sample(now_s=now_s, watts=watts, celsius=celsius, fps=fps, **more)
+
+
+def steady(on, state, seconds, watts=None, celsius=None, start=None, **more):
+    """Let the board serve what it is told, with the same readings; return the state and the steps told."""
+    now_s, steps = (state.now_s or 0.0) if start is None else start, []
+    for _ in range(round(seconds / PERIOD_S)):
+        now_s += PERIOD_S
+        fps = min(30.0, math.inf if state.order.rate is None else state.order.rate)
+        state, why = decide(on, state, sample(now_s, watts, celsius, fps, **more))
+        if why:
+            steps.append((state.order, why))
+    return state, steps
+
+
+# Whatever happens -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some seconds of one kind."""
+
+    periods: int
+    period_s: float
+    neighbour: float
+    celsius: float
+    warming: float
+    offered: float | None
+    squeeze: str
+    seen: str
+    alarm: bool
+    limits: Limits
+
+
+def maybe(strategy):
+    return st.one_of(st.none(), strategy)
+
+
+LIMITS = st.builds(Limits, watts=maybe(st.floats(2.0, 40.0)), celsius=maybe(st.floats(40.0, 90.0)), rate=maybe(st.floats(0.3, 80.0)))
+PHASES = st.lists(st.builds(
+    Phase, periods=st.integers(1, 40), period_s=st.sampled_from([0.5, 0.5, 0.5, 0.4, 1.3, 5.0]), neighbour=st.floats(0.0, 12.0),
+    celsius=st.floats(20.0, 100.0), warming=st.floats(-0.5, 0.5), offered=maybe(st.floats(0.0, 100.0)),
+    squeeze=st.sampled_from(["", "", "", "batch", "tier", "pause"]), seen=st.sampled_from(["all", "all", "all", "all", "watts", "celsius", "none"]),
+    alarm=st.sampled_from([False, False, False, True]), limits=LIMITS), min_size=1, max_size=6)
+
+
+@st.composite
+def tables(draw):
+    """Two to four ways in one to three tiers, measured, partly measured, or not at all."""
+    known = draw(st.sampled_from(["all", "all", "some", "none"]))
+    found = []
+    for rank, tier in enumerate(("big", "small", "tiny")[: draw(st.integers(1, 3))]):
+        for batch in (1, 4)[: draw(st.integers(1, 2))]:
+            way = Way(tier=tier, batch=batch, rank=rank)
+            if known == "all" or (known == "some" and draw(st.booleans())):
+                way = Way(tier=tier, batch=batch, rank=rank, capacity=draw(st.floats(2.0, 90.0)), base=draw(st.floats(0.5, 8.0)),
+                          joules=draw(st.floats(0.02, 1.5)))
+            found.append(way)
+    return found[:4]
+
+
+def drive(table, phases, objective="max_fps", fps=None, begun=None, noise=0.0):
+    """Govern a board through the phases; yield (rules, before, sample, after, why) of each decision."""
+    true = {way.tier: (way.base or 4.0, way.joules or 0.2, way.capacity or 25.0) for way in table}
+    on = Rules(objective=objective, limits=phases[0].limits, fps=fps, ways=table, changeable=ALL)
+    state = begun or begin(on, table[0])
+    now_s, n, rate = 100.0, 0, state.order.rate
+    for phase in phases:
+        on = replace(on, limits=phase.limits if objective != "off" else Limits(rate=phase.limits.rate))
+        for period in range(phase.periods):
+            now_s, n = now_s + phase.period_s, n + 1
+            base, joules, capacity = true[state.order.tier]
+            rate = state.order.rate
+            done = min(bound for bound in (rate, capacity, phase.offered) if bound is not None)
+            watts = base + joules * done + phase.neighbour + noise * math.sin(n * 1.7)
+            seen = sample(now_s, watts if phase.seen in {"all", "watts"} else None,
+                          phase.celsius + phase.warming * period if phase.seen in {"all", "celsius"} else None, done, offered=phase.offered,
+                          alarms=("over-current",) if phase.alarm else (), trouble="gone" if phase.seen != "all" else "",
+                          squeeze=phase.squeeze, why_squeezed="memory is short" if phase.squeeze else "")
+            before = state
+            state, why = decide(on, before, seen)
+            yield on, before, seen, state, why
+
+
+def way_of(state):
+    return state.order.tier, state.order.batch
+
+
+def governed(on):
+    return on.limits.watts is not None or on.limits.celsius is not None
+
+
+def height(rate):
+    return math.inf if rate is None else rate
+
+
+OBJECTIVES = st.sampled_from(["max_fps", "max_fps", "min_energy"])
+
+
+@given(tables(), PHASES, OBJECTIVES, st.floats(0.5, 50.0))
+@settings(max_examples=150, deadline=None)
+def test_a_way_is_never_changed_twice_within_the_dwell(table, phases, objective, fps):
+    changes = [seen.now_s for _, before, seen, after, _ in drive(table, phases, objective, fps) if way_of(before) != way_of(after)]
+    assert all(later - earlier >= WAY_DWELL_S for earlier, later in pairwise(changes))
+
+
+@given(tables(), PHASES, OBJECTIVES, st.floats(0.5, 50.0))
+@settings(max_examples=250, deadline=None)
+def test_the_rate_of_a_way_never_rises_within_the_dwell_after_a_fall(table, phases, objective, fps):
+    fell_s = -math.inf
+    for on, before, seen, after, why in drive(table, phases, objective, fps, noise=0.3):
+        if not governed(on) or way_of(before) != way_of(after):
+            fell_s = -math.inf
+            continue
+        if before.order.rate is None:  # what was served before is not known here
+            continue
+        old, new = before.order.rate, after.order.rate
+        if new > old:
+            assert seen.now_s - fell_s >= DWELL_S - 1e-9, why
+        if new < old:
+            fell_s = seen.now_s
+
+
+@given(tables(), PHASES, OBJECTIVES, st.floats(0.5, 50.0))
+@settings(max_examples=250, deadline=None)
+def test_above_a_hard_limit_the_same_decision_goes_down(table, phases, objective, fps):
+    """The readings here follow the rate at once; a real board lags, and there what is on its way already counts."""
+    lowered_s = changed_s = -math.inf
+    for on, before, seen, after, _ in drive(table, phases, objective, fps, noise=0.3):
+        limits = on.limits
+        over = (limits.watts is not None and seen.watts is not None and seen.watts > limits.watts) or (
+            limits.celsius is not None and seen.celsius is not None and seen.celsius >= limits.celsius)
+        old, new = height(before.order.rate), height(after.order.rate)
+        if over and old > 0:
+            assert new <= old
+            if seen.now_s - max(lowered_s, changed_s) > 3.0 and old > 0.2:  # 0.2: the least before a pause
+                assert new < old
+        if new < old:
+            lowered_s = seen.now_s
+        if way_of(before) != way_of(after):
+            changed_s = seen.now_s
+
+
+@given(tables(), PHASES, OBJECTIVES, st.floats(0.5, 50.0))
+@settings(max_examples=250, deadline=None)
+def test_a_missing_sensor_means_the_safest_known_pace_at_once(table, phases, objective, fps):
+    for on, before, seen, after, why in drive(table, phases, objective, fps):
+        lacks = (on.limits.watts is not None and seen.watts is None) or (on.limits.celsius is not None and seen.celsius is None)
+        if not lacks or seen.squeeze == "pause":
+            continue
+        way = next(way for way in table if (way.tier, way.batch) == way_of(after))
+        safest = on.safe_rate
+        if on.limits.celsius is None and way.base is not None:
+            safest = max(safest, (0.8 * on.limits.watts - way.base) / way.joules)
+        assert after.order.rate <= min(bound for bound in (safest, way.capacity, on.limits.rate) if bound is not None)
+        assert after.order.rate <= height(before.order.rate) or before.order.rate == 0.0
+        assert "the safest known pace" in after.why
+        assert "gone" in after.why
+        assert "no watts" in after.why or "no temperature" in after.why
+        if before.blind == 0:
+            assert why == after.why
+
+
+@given(tables(), PHASES, OBJECTIVES, st.floats(0.5, 50.0))
+@settings(max_examples=300, deadline=None)
+def test_a_rate_is_a_number_within_what_is_asked_for(table, phases, objective, fps):
+    for on, before, seen, after, _ in drive(table, phases, objective, fps, noise=0.3):
+        rate, old = after.order.rate, before.order.rate
+        if rate is None:
+            assert on.limits == Limits()
+            continue
+        assert math.isfinite(rate)
+        assert rate >= 0.0
+        if on.limits.rate is not None:
+            assert rate <= on.limits.rate
+        most = wanted(on, seen)
+        if governed(on) and most is not None and way_of(before) == way_of(after) and rate > height(old) and "safest" not in after.why:
+            assert rate <= most
+
+
+@given(tables(), PHASES, st.sampled_from(["max_fps", "off"]))
+@settings(max_examples=150, deadline=None)
+def test_without_limits_of_power_the_rate_is_the_limit_and_nothing_else(table, phases, objective):
+    phases = [replace(phase, squeeze="" if phase.squeeze == "pause" else phase.squeeze) for phase in phases]
+    if objective == "max_fps":
+        phases = [replace(phase, limits=Limits(rate=phase.limits.rate)) for phase in phases]
+    for on, _, _, after, _ in drive(table, phases, objective):
+        assert after.order.rate == on.limits.rate
+
+
+@given(tables(), PHASES, OBJECTIVES, st.floats(0.5, 50.0))
+@settings(max_examples=60, deadline=None)
+def test_a_decision_depends_on_nothing_else_and_changes_nothing(table, phases, objective, fps):
+    for on, before, seen, after, why in drive(table, phases, objective, fps):
+        kept = deepcopy((on, before, seen))
+        assert decide(on, before, seen) == (after, why)
+        assert (on, before, seen) == kept
+
+
+@given(tables(), PHASES)
+@settings(max_examples=150, deadline=None)
+def test_each_change_of_way_and_each_pause_is_a_step_that_says_why(table, phases):
+    for _, before, _, after, why in drive(table, phases):
+        if way_of(before) != way_of(after) or (before.order.rate == 0) != (after.order.rate == 0):
+            assert why
+            assert after.told == after.order
+        if why:
+            assert after.why == why
+
+
+# Watts ----------------------------------------------------------------------------------------------------------------
+
+
+def plant(way=BIG, **changes):
+    made = Plant(**{"idle": way.base, "joules": way.joules, "capacity": way.capacity, **changes})
+    made.rest()
+    return made
+
+
+def govern(board, on, seconds, state=None, start=0.0, offered=None, disturb=lambda now_s: 0.0):
+    """Run a simulated board; return the state and (time, watts, celsius, order) of each period."""
+    state = state or begin(on, on.ways[0])
+    told = []
+    for n in range(round(seconds / PERIOD_S)):
+        now_s = start + n * PERIOD_S
+        mean = 0.0
+        for _ in range(10):
+            rate = state.order.rate
+            board.step(min((r for r in (rate, offered) if r is not None), default=None), PERIOD_S / 10, disturb(now_s))
+            mean += board.watts / 10
+        state, _ = decide(on, state, sample(now_s, round(mean, 2), round(2 * board.celsius) / 2, board.fps, offered=offered))
+        told.append((now_s, mean, board.celsius, state.order))
+    return state, told
+
+
+@pytest.mark.parametrize("way", [BIG, BARE], ids=["table", "no table"])
+@pytest.mark.parametrize("off", [0.8, 1.0, 1.25], ids=["dearer", "right", "cheaper"])
+def test_a_board_settles_just_below_its_limit(way, off):
+    board = plant(joules=BIG.joules * off)
+    _, told = govern(board, Rules(limits=WATTS, ways=[way]), 240.0)
+    rest = [watts for now_s, watts, _, _ in told if now_s >= 120.0]
+    assert max(rest) <= 10.0
+    assert min(rest) >= 0.93 * 10.0, "and it does not waste what may be used"
+    assert max(watts for _, watts, _, _ in told) <= 1.05 * 10.0
+
+
+@pytest.mark.parametrize("way", [BIG, BARE], ids=["table", "no table"])
+def test_a_lower_limit_is_kept_within_two_seconds_and_a_higher_one_is_used(way):
+    board = plant()
+    state, _ = govern(board, Rules(limits=WATTS, ways=[way]), 120.0)
+    state, told = govern(board, Rules(limits=Limits(watts=7.5), ways=[way]), 60.0, state, start=120.0)
+    assert all(watts <= 1.05 * 7.5 for now_s, watts, _, _ in told if now_s >= 122.5)
+    assert all(watts <= 7.5 for now_s, watts, _, _ in told if now_s >= 130.0)
+    _, told = govern(board, Rules(limits=Limits(watts=12.0), ways=[way]), 120.0, state, start=180.0)
+    assert told[-1][1] >= 0.93 * 12.0
+    assert max(watts for _, watts, _, _ in told) <= 1.05 * 12.0
+
+
+def test_a_neighbour_on_the_board_takes_from_the_frames():
+    board, on = plant(), Rules(limits=WATTS, ways=[BIG])
+    state, told = govern(board, on, 120.0)
+    alone = told[-1][3].rate
+    state, told = govern(board, on, 60.0, state, start=120.0, disturb=lambda _: 2.0)
+    assert max(watts for now_s, watts, _, _ in told if now_s >= 130.0) <= 10.0
+    assert told[-1][3].rate == pytest.approx(alone - 2.0 / 0.3, rel=0.1)
+    _, told = govern(board, on, 60.0, state, start=180.0)
+    assert told[-1][3].rate == pytest.approx(alone, rel=0.1)
+
+
+def test_what_the_board_takes_without_frames_can_be_too_much_and_then_it_pauses_and_comes_back():
+    board, on = plant(), Rules(limits=WATTS, ways=[BIG])
+    state, _ = govern(board, on, 60.0)
+    state, told = govern(board, on, 60.0, state, start=60.0, disturb=lambda _: 7.0)
+    assert told[-1][3].rate == 0.0
+    assert "W measured, the limit is 10 W" in state.why
+    _, told = govern(board, on, 60.0, state, start=120.0)
+    assert told[-1][3].rate > 10.0
+    resumed = next(order for _, _, _, order in told if order.rate)
+    assert resumed.rate <= 1.0, "it begins at the safe rate"
+
+
+def test_the_rate_does_not_run_ahead_of_what_the_cameras_give():
+    _, told = govern(plant(), Rules(limits=Limits(watts=30.0), ways=[BIG]), 60.0, offered=8.0)
+    assert told[-1][3].rate == pytest.approx(8.8, rel=0.02)
+
+
+def test_the_rate_does_not_run_ahead_of_what_the_engine_gives():
+    _, told = govern(plant(), Rules(limits=Limits(watts=30.0), ways=[BIG]), 120.0)
+    assert told[-1][3].rate == pytest.approx(33.0, rel=0.02)
+
+
+def test_nothing_measured_as_zero_watts_is_divided_by():
+    state, _ = steady(rules(BARE, watts=5.0), begin(rules(BARE, watts=5.0), BARE), 20.0, watts=0.0)
+    assert 0.0 < state.order.rate < 100.0
+
+
+def test_a_single_reading_above_the_limit_lowers_the_rate_at_once():
+    on = rules(watts=10.0)
+    state, _ = steady(on, begin(on, BIG), 60.0, watts=9.0)
+    after, _ = decide(on, state, sample(state.now_s + 0.5, 10.01, fps=state.order.rate))
+    assert after.order.rate < state.order.rate
+
+
+def test_alarms_of_the_board_lower_the_rate():
+    on = rules(watts=20.0)
+    state, _ = steady(on, begin(on, BIG), 60.0, watts=9.0)
+    after, why = decide(on, state, sample(state.now_s + 0.5, 9.0, fps=20.0, alarms=("over-current",)))
+    assert after.order.rate == pytest.approx(14.0)
+    assert why == "the board complains: over-current"
+    off = Rules(objective="off", ways=[BIG])
+    assert decide(off, begin(off, BIG), sample(1.0, 9.0, fps=20.0, alarms=("over-current",)))[0].order.rate is None
+
+
+# Degrees --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [BIG, BARE], ids=["table", "no table"])
+def test_a_board_settles_just_below_its_temperature(way):
+    board = plant(resistance=4.0, heat_capacity=15.0)  # 45 C at rest, 81 C at full load
+    _, told = govern(board, Rules(limits=Limits(celsius=65.0), ways=[way]), 900.0)
+    assert max(celsius for _, _, celsius, _ in told) <= 65.5
+    rest = [celsius for now_s, _, celsius, _ in told if now_s >= 600.0]
+    assert min(rest) >= 61.0
+    assert max(rest) < 65.0
+
+
+@pytest.mark.parametrize("celsius", [65.0, 70.0])
+def test_a_reading_at_the_limit_lowers_the_rate_at_once_even_the_first_one(celsius):
+    on = rules(celsius=65.0)
+    state, _ = steady(on, begin(on, BIG), 60.0, celsius=40.0)
+    after, _ = decide(on, state, sample(state.now_s + 0.5, celsius=celsius, fps=state.order.rate))
+    assert after.order.rate <= 0.7 * state.order.rate
+    fresh = begin(on, BIG)
+    assert decide(on, fresh, sample(1.0, celsius=celsius, fps=fresh.order.rate))[0].order.rate < fresh.order.rate
+    none = Rules(ways=[BIG])
+    state, _ = steady(none, begin(none, BIG), 5.0, celsius=celsius)
+    after, _ = decide(on, state, sample(state.now_s + 0.5, celsius=celsius, fps=20.0))
+    assert after.order.rate <= 14.0, "a limit that only begins to hold counts at once, too"
+
+
+def test_what_was_learned_of_heat_hours_ago_does_not_count_when_a_limit_holds_again():
+    on, none = rules(celsius=80.0), Rules(ways=[BIG])
+    state, _ = steady(on, begin(on, BIG), 60.0, celsius=30.0)
+    state, _ = steady(none, state, 30.0, celsius=70.0)
+    state, _ = steady(on, state, 0.5, celsius=70.0)
+    assert state.heat.slope == 0.0
+
+
+# Sensors that are gone ------------------------------------------------------------------------------------------------
+
+
+def test_blind_at_the_safest_pace_and_back_by_itself():
+    on = rules(watts=10.0)
+    state, _ = steady(on, begin(on, BIG), 60.0, watts=9.0)
+    fast = state.order.rate
+    blind, why = decide(on, state, sample(state.now_s + 0.5, None, fps=fast, trouble="the sensor is gone"))
+    assert blind.order.rate == pytest.approx((8.0 - 5.0) / 0.3)
+    assert blind.order.rate < fast
+    assert why == "no watts: the sensor is gone; the safest known pace until it is back"
+    blind, steps = steady(on, blind, 10.0, trouble="the sensor is gone")
+    assert steps == [], "told once"
+    seeing, _ = steady(on, blind, 1.5, watts=8.0)
+    assert (seeing.order, seeing.blind) == (blind.order, 1), "one good reading is none"
+    seeing, _ = steady(on, seeing, 30.0, watts=8.0)
+    assert seeing.blind == 0
+    assert seeing.order.rate > blind.order.rate
+
+
+@pytest.mark.parametrize(("way", "limits", "rate"), [
+    (BIG, WATTS, 10.0), (BARE, WATTS, 1.0), (BIG, Limits(watts=5.0), 1.0), (BIG, Limits(watts=99.0), 30.0),
+    (BIG, Limits(watts=10.0, rate=3.0), 3.0), (BIG, Limits(celsius=60.0), 1.0), (BIG, Limits(watts=10.0, celsius=60.0), 1.0),
+    (BIG, Limits(rate=3.0), 3.0), (BIG, Limits(), None)])
+def test_it_begins_at_the_safest_known_pace(way, limits, rate):
+    assert begin(Rules(limits=limits, ways=[way]), way).order == Order(tier="big", batch=1, rate=rate and pytest.approx(rate))
+
+
+def test_blind_from_the_start_is_told_too():
+    on = rules(watts=10.0)
+    _, steps = steady(on, begin(on, BARE), 5.0, trouble="no sensors here")
+    assert [why for _, why in steps] == ["no watts: no sensors here; the safest known pace until it is back"]
+
+
+def test_a_sensor_that_no_limit_needs_may_be_gone():
+    on = rules(watts=10.0)
+    state, _ = steady(on, begin(on, BIG), 60.0, watts=9.0, celsius=None, trouble="no temperature")
+    assert state.blind == 0
+    assert "no temperature" not in state.why
+
+
+def test_above_the_limit_counts_though_the_sensor_has_only_just_come_back():
+    on = rules(watts=10.0)
+    state, _ = steady(on, begin(on, BIG), 10.0, watts=9.0)
+    state, _ = steady(on, state, 5.0)
+    after, _ = decide(on, state, sample(state.now_s + 0.5, 12.0, fps=state.order.rate))
+    assert after.order.rate < state.order.rate
+
+
+def test_a_pause_of_the_memory_does_not_outlast_it_where_no_sensor_speaks():
+    on = rules(BARE, watts=10.0)
+    state, _ = steady(on, begin(on, BARE), 2.0, trouble="gone", squeeze="pause", why_squeezed="memory is short")
+    assert state.order.rate == 0.0
+    assert state.why == "memory is short"
+    state, _ = steady(on, state, 20.0, trouble="gone")
+    assert state.order.rate == 1.0
+
+
+# Pauses, and what is asked for ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(rate=5.0), WATTS])
+def test_a_pause_for_memory_holds_and_ends(limits):
+    on = Rules(limits=limits, ways=[BIG])
+    state, _ = steady(on, begin(on, BIG), 30.0, watts=8.0)
+    before = state.order.rate
+    state, steps = steady(on, state, 10.0, watts=5.0, squeeze="pause", why_squeezed="memory is short")
+    assert [(str(order), why) for order, why in steps] == [("big, batch 1, paused", "memory is short")]
+    state, steps = steady(on, state, 30.0, watts=8.0)
+    assert steps
+    assert height(state.order.rate) >= 0.9 * height(before)
+
+
+@pytest.mark.parametrize("limits", [Limits(rate=0.1), Limits(rate=0.1, watts=10.0)])
+def test_a_rate_slower_than_one_in_five_seconds_can_be_asked_for(limits):
+    on = Rules(limits=limits, ways=[BIG])
+    assert steady(on, begin(on, BIG), 30.0, watts=8.0)[0].order.rate == pytest.approx(0.1)
+
+
+def test_cameras_that_give_a_frame_in_ten_seconds_do_not_pause_it():
+    on = rules(watts=10.0)
+    assert steady(on, begin(on, BIG), 60.0, watts=6.0, offered=0.1)[0].order.rate == pytest.approx(0.11, rel=0.03)
+
+
+def test_a_limit_of_the_rate_counts_at_once_with_a_limit_of_power():
+    on = rules(watts=10.0)
+    state, _ = steady(on, begin(on, BIG), 60.0, watts=8.0)
+    assert state.order.rate > 4.0
+    state, _ = steady(rules(watts=10.0, rate=4.0), state, 0.5, watts=8.0)
+    assert state.order.rate <= 4.0
+
+
+def test_min_energy_reaches_the_rate_at_the_least_watts():
+    on = Rules(objective="min_energy", fps=20.0, ways=[BIG, SMALL], changeable=ALL)
+    state, steps = steady(on, begin(on, BIG), 5.0, watts=9.0)
+    assert state.order == Order(tier="small", batch=1, rate=20.0)
+    assert len(steps) == 1
+    on = replace(on, ways=[BIG, replace_way(SMALL, base=20.0)])
+    assert steady(on, begin(on, BIG), 5.0, watts=9.0)[0].order == Order(tier="big", batch=1, rate=20.0)
+    on = replace(on, ways=[BIG, replace_way(SMALL, capacity=10.0)])
+    assert steady(on, begin(on, BIG), 5.0, watts=9.0)[0].order == Order(tier="big", batch=1, rate=20.0), "it must reach it"
+
+
+def replace_way(way, **changes):
+    from msgspec.structs import replace as changed
+    return changed(way, **changes)
+
+
+def test_min_energy_keeps_to_the_limits_as_well():
+    on = Rules(objective="min_energy", fps=20.0, limits=Limits(watts=6.0), ways=[BIG], changeable=ALL)
+    _, told = govern(plant(), on, 60.0)
+    assert told[-1][1] <= 6.0
+    on = replace(on, limits=Limits(watts=30.0))
+    _, told = govern(plant(), on, 60.0)
+    assert told[-1][3].rate == pytest.approx(20.0, rel=0.02)
+
+
+# Ways -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_too_low_for_the_big_tier_brings_the_small_one_and_back():
+    board, ways = plant(), (BIG, SMALL)
+    state, _ = govern(board, rules(*ways, watts=13.0), 70.0, offered=20.0)
+    assert state.order.tier == "big"
+    state, told = govern(board, rules(*ways, watts=7.5), 120.0, state, start=70.0, offered=20.0)
+    assert state.order.tier == "small"
+    assert len({(order.tier, order.batch) for _, _, _, order in told}) <= 2
+    board.idle, board.joules, board.capacity = SMALL.base, SMALL.joules, SMALL.capacity
+    state, told = govern(board, rules(*ways, watts=7.5), 120.0, state, start=190.0, offered=20.0)
+    assert {order.tier for _, _, _, order in told} == {"small"}
+    state, _ = govern(board, rules(*ways, watts=14.0), 120.0, state, start=310.0, offered=20.0)
+    assert state.order.tier == "big"
+
+
+def test_above_a_limit_the_rate_falls_first_and_the_way_changes_afterwards():
+    ways = (BIG, SMALL)
+    on = rules(*ways, watts=13.0)
+    state, _ = steady(on, begin(on, BIG), 70.0, watts=11.0, offered=20.0)
+    lower = rules(*ways, watts=7.5)
+    after, _ = decide(lower, state, sample(state.now_s + 0.5, 11.0, fps=20.0, offered=20.0))
+    assert after.order.tier == "big"
+    assert after.order.rate < state.order.rate
+    after, _ = decide(lower, after, sample(state.now_s + 1.0, 7.0, fps=after.order.rate, offered=20.0))
+    assert after.order.tier == "small"
+
+
+def test_going_back_says_which_way_serves_and_waits_before_it_is_left():
+    on = rules(BIG, SMALL, watts=13.0)
+    state, _ = steady(on, begin(on, BIG), 70.0, watts=8.0)
+    came = back(state, SMALL)
+    assert (came.order.tier, came.order.batch, came.order.rate) == ("small", 1, state.order.rate)
+    assert came.told == came.order
+    assert came.way_s == state.now_s
+    assert came.power.low is None
+    kept, _ = steady(on, came, 50.0, watts=8.0, offered=10.0)
+    assert kept.order.tier == "small"
+    gone, _ = steady(on, kept, 20.0, watts=8.0, offered=10.0)
+    assert gone.order.tier == "big"
+
+
+def test_a_change_of_way_never_exceeds_the_limit_of_the_rate():
+    on = Rules(limits=Limits(watts=20.0, rate=0.5), ways=[Way(tier="big", batch=4), Way(tier="big", batch=2)])
+    state = begin(on, Way(tier="big", batch=4))
+    state, _ = decide(on, state, sample(1.0, 5.0, fps=0.0, squeeze="batch", why_squeezed="memory is short"))
+    assert (state.order.batch, state.order.rate) == (2, 0.5)
+
+
+@pytest.mark.parametrize(("asked", "counted", "rate"), [
+    (10.0, 9.5, 10.0), (10.0, 5.0, 5.0), (None, 7.0, 7.0), (0.0, 1.0, 1.0), (0.5, 0.0, 0.5), (10.0, 7.0, 10.0), (10.0, 6.9, 6.9)])
+def test_what_is_served_is_the_pace_unless_clearly_less_was_counted(asked, counted, rate):
+    assert served(asked, counted) == rate
+
+
+def test_the_first_state_remembers_nothing():
+    state = begin(rules(watts=10.0), BIG)
+    assert isinstance(state, State)
+    assert (state.order, state.power.base, state.heat.fast, state.now_s) == (state.told, None, None, None)
+
+
+def test_a_hair_above_the_limit_is_above_it():
+    light = replace_way(BIG, base=0.5, capacity=100.0)
+    on = Rules(limits=WATTS, ways=[light])
+    state, _ = govern(plant(light), on, 120.0)
+    after, _ = decide(on, state, sample(state.now_s + 0.5, 10.001, fps=state.order.rate))
+    assert 0.985 * state.order.rate < after.order.rate < state.order.rate
+
+
+def test_a_hair_above_the_limit_of_the_rate_is_above_it():
+    state, _ = steady(rules(watts=10.0, rate=5.0), begin(rules(watts=10.0, rate=5.0), BIG), 60.0, watts=6.0)
+    assert state.order.rate > 4.96
+    assert decide(rules(watts=10.0, rate=4.95), state, sample(state.now_s + 0.5, 6.0, fps=5.0))[0].order.rate <= 4.95
+
+
+def test_slow_cameras_are_served_again_after_a_pause():
+    on = rules(watts=10.0)
+    state, _ = steady(on, begin(on, BIG), 20.0, watts=6.0, offered=0.1)
+    state, _ = steady(on, state, 5.0, watts=5.0, offered=0.1, squeeze="pause", why_squeezed="memory is short")
+    assert state.order.rate == 0.0
+    assert steady(on, state, 20.0, watts=6.0, offered=0.1)[0].order.rate == pytest.approx(0.11, rel=0.03)
