@@ -107,7 +107,7 @@ def source(name: str, section: SourceSection, ready: threading.Condition, on_cha
         frozen_after_s=section.frozen_after, black_after_s=section.black_after)
     slot, meter = LatestFrame(name, ready), SourceMeter()
     reader = Reader(name, lambda: open_source(options), slot, meter, on_change, policy)
-    return reader, Lane(slot=slot, meter=meter, max_rate=section.max_rate, priority=section.priority)
+    return reader, Lane(slot=slot, meter=meter, max_rate=_plain(section.max_rate), priority=section.priority)
 
 
 def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, heartbeat: Heartbeat, *,

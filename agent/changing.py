@@ -49,6 +49,8 @@ class TierChanger:
         self._known: Served | None = serving.served
         self._thread: threading.Thread | None = None
         self._shunned: dict[str, tuple[float, float]] = {}  # tier -> until when, and how long the last time
+        if serving.refused:
+            self._shunned[serving.refused] = (time.monotonic() + _FIRST_WAIT_S, _FIRST_WAIT_S)
         self.table_words = "not measured: `vedette tune`"
         """Whether there are operating points that fit, in words."""
         self.failure = ""

@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 _STALE_S = 2.0  # an older reading is none: four periods
 _COUNTED = 4  # periods over which served frames are counted
 _COARSE = 1.0
+_TAKING_OVER_S = 3.0  # until what is counted is the other engine's alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ class Governing:
         self._state = governor.begin(self._rules(limits), changer.way(config.engine.max_batch))
         self._shares: Mapping[str, float | None] = {}
         self._tier = changer.tier
+        self._renewed_s = -1e9
         self._held = self._state.order.rate
         self._act(self._state.order)
         self.decided = self._decided(limits, None)
@@ -113,9 +115,10 @@ class Governing:
             self._took("limits", self._state.order, self._state.order, words, reading)
         self._keep_memory(reading)
         rules, sample = self._rules(limits), self._sample(now_s, reading)
-        before, was_blind = self._state.told, self._state.blind > 0 and self._state.why != "start"
+        was, told, was_blind = self._state.order, self._state.told, self._state.blind > 0 and self._state.why != "start"
         self._state, why = governor.decide(rules, self._state, sample)
         order = self._state.order
+        before = was if _lower(order.rate, was.rate) else told  # the silent rise before a cut belongs to the story
         self._act(order)
         if why:
             blind = self._state.blind > 0
@@ -156,7 +159,8 @@ class Governing:
             fps=served(self._state.order.rate, counted),
             # Where no source gives frames, nobody knows yet what they will give.
             offered=sum(fps or 0.0 for fps in offered) if offered and None not in offered else None,
-            alarms=reading.alarms, trouble=reading.trouble, squeeze=self.keeper.force, why_squeezed=self.keeper.why)
+            alarms=reading.alarms, trouble=reading.trouble, squeeze=self.keeper.force, why_squeezed=self.keeper.why,
+            changing=self._state.order.tier != self._tier or now_s - self._renewed_s < _TAKING_OVER_S)
 
     def _processed(self) -> int:
         return sum(lane.meter.processed for lane in self._lanes)
@@ -207,7 +211,7 @@ class Governing:
 
     def _renew(self, *, asked: bool) -> None:
         """Another engine serves; when it was not asked for here, a tuned one has taken over."""
-        self._tier = self._changer.tier
+        self._tier, self._renewed_s = self._changer.tier, time.monotonic()
         if not asked or self._state.order.tier != self._tier:
             self._state = governor.back(self._state, self._changer.way(self._state.order.batch))
         self.keeper.restart()
@@ -233,6 +237,10 @@ def _believed(reading: Reading) -> Reading:
     old_s = time.monotonic() - reading.at_s
     return reading if old_s <= _STALE_S else Reading(
         at_s=reading.at_s, measures=reading.measures, trouble=f"the last reading is {old_s:.1f} s old")
+
+
+def _lower(rate: float | None, than: float | None) -> bool:
+    return rate is not None and (than is None or rate < than)
 
 
 def _least(one: float | None, other: float | None) -> float | None:

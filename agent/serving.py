@@ -71,6 +71,8 @@ class Serving:
         self.served: Served | None = None
         self.tuning = ""
         """How far tuning is, in words; empty when none is going on or wanted."""
+        self.refused = ""
+        """Name of the tier for which there was no room at the start; empty when there was."""
         self.failed = ""
         """Why the box runs a lower tier than it should, in words; empty when it does not."""
 
@@ -192,6 +194,7 @@ class Serving:
             except NoRoomError:
                 continue
             self.failed = f"{error.what}; the smaller canvas {offer.tier.name} serves instead"
+            self.refused = allowed[0].tier.name
             _LOG.warning(self.failed)
             return served
         raise error

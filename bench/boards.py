@@ -1,13 +1,14 @@
 """Simulated boards for ``bench governor``: drawn around published figures, driven under the real governor.
 
-Power from 6 to 50 W: the power modes of NVIDIA's Orin modules go from 7 W (Orin Nano) to 60 W (AGX Orin). Heat sinks are
-sized for their module: 25 to 50 K above the air at full load, a time constant of one to seven minutes. The sensor has the
-grain of an INA3221 (20 to 100 mW) and shows a mean over the control period. Each load has noise of its own, a neighbour
-that comes and goes, and a table of `vedette tune` that is wrong by up to 15 %, or none.
+Power from 6 to 50 W: the power modes of NVIDIA's Orin modules go from 7 W (Orin Nano) to 60 W (AGX Orin). Heat sinks
+are sized for their module: 25 to 50 K above the air at full load, a time constant of one to seven minutes. The sensor
+has the grain of an INA3221 (20 to 100 mW) and shows a mean over the control period. Each load has noise of its own, a
+neighbour that comes and goes, and a table of `vedette tune` that is wrong by up to 15 %, or none.
 """
 
 import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,7 @@ class Board:
         noise: Of the power, relative standard deviation.
         correlation_s: How long the noise keeps its sign.
         grain: Watts, of the sensor.
+        slow: It shows the mean of two control periods, as NVML does on recent GPUs.
         neighbour: Watts of something else, from ``COMES_S`` on.
         low: The limit between ``DOWN_S`` and ``UP_S``, watts.
         warmer: Kelvin by which the air gets warmer at ``DOWN_S``; at ``UP_S`` it gets colder by half as much again.
@@ -48,6 +50,7 @@ class Board:
     noise: float
     correlation_s: float
     grain: float
+    slow: bool
     neighbour: float
     low: float
     warmer: float
@@ -125,6 +128,7 @@ def draw(seed: int, *, thermal: bool = False) -> Board:
         rules=Rules(limits=Limits(watts=None if thermal else limit, celsius=celsius), ways=ways,
                     changeable=frozenset(tiers)),
         noise=r.uniform(0.002, 0.012), correlation_s=r.uniform(0.3, 3.0), grain=r.choice((0.02, 0.04, 0.1)),
+        slow=r.random() < 0.3,
         neighbour=r.uniform(0, 0.4) * (limit - idle), low=idle + (limit - idle) * r.uniform(0.4, 0.8), warmer=warmer,
         offered=None if r.random() < 0.5 else capacity * r.uniform(1.0, 2.0), random=r)
 
@@ -133,7 +137,8 @@ def _believed(r: random.Random, idle: float, tiers: Mapping[str, tuple[float, fl
     """Return the table: what is true, wrong by up to 15 % (joules) and 10 % (the rest)."""
     base, wrong = idle * r.uniform(0.9, 1.1), r.uniform(0.85, 1.15)
     return [Way(tier=name, batch=1, rank=rank, base=base, joules=joules * wrong * r.uniform(0.97, 1.03),
-                capacity=capacity * r.uniform(0.9, 1.1)) for rank, (name, (joules, capacity)) in enumerate(tiers.items())]
+                capacity=capacity * r.uniform(0.9, 1.1))
+            for rank, (name, (joules, capacity)) in enumerate(tiers.items())]
 
 
 def drive(board: Board, *, length_s: float = END_S, changes: bool = True) -> Told:
@@ -160,8 +165,9 @@ def drive(board: Board, *, length_s: float = END_S, changes: bool = True) -> Tol
         counts = [*counts[-3:], math.floor(frames)]
         frames -= counts[-1]
         told.orders.append(state.order)
+        seen = statistics.fmean([*told.watts[-1:], mean]) if board.slow else mean
         state, why = governor.decide(rules, state, Sample(
-            now_s=now, watts=round(mean / board.grain) * board.grain, celsius=round(plant.celsius * 2) / 2,
+            now_s=now, watts=round(seen / board.grain) * board.grain, celsius=round(plant.celsius * 2) / 2,
             fps=served(state.order.rate, sum(counts) / (len(counts) * PERIOD_S)), offered=board.offered))
         told.at.append(now)
         told.watts.append(mean)

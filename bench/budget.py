@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from agent.governing import Governing
 from agent.power.choose import open_telemetry
 from agent.power.governor import PERIOD_S
 from agent.power.policy import Limits, Policy
-from agent.power.telemetry import Telemetry
+from agent.power.telemetry import Reading
 from agent.supervisor import Supervisor
 from bench.row import Row
 
@@ -61,10 +62,12 @@ class Loop:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         state = Path(options.state) if options.state else folder / "state"
-        engine = ('provider = "CUDAExecutionProvider"\nmax_batch = 8\ntune = "off"' if not options.sysfs else 'tune = "off"')
+        engine = f'tune = "off"\nprecision = "{options.precision}"'
+        if not options.sysfs:
+            engine += '\nprovider = "CUDAExecutionProvider"\nmax_batch = 8'
         budget = f'telemetry = "sysfs"\nsysfs = "{options.sysfs}"' if options.sysfs else 'telemetry = "nvml"'
-        text = _CONFIG.format(state=json.dumps(str(state)), runtime=json.dumps(str(folder)), engine=engine, budget=budget,
-                              size=options.size)
+        text = _CONFIG.format(state=json.dumps(str(state)), runtime=json.dumps(str(folder)), engine=engine,
+                              budget=budget, size=options.size)
         for n in range(SOURCES):
             text += f'[source.clip{n}]\nurl = "{Path(options.clip).absolute().as_uri()}?loop=1&pace=all"\n'
         (folder / "config.toml").write_text(text)
@@ -109,12 +112,14 @@ class Loop:
         self._thread.join(30)
 
 
-def _idle(telemetry: Telemetry) -> float:
+def _idle(sample: Callable[[], Reading | None]) -> float:
+    """Return the mean watts of four seconds."""
     found = []
     for _ in range(20):
-        found.append(telemetry.sample().watts or 0.0)
+        reading = sample()
+        if reading and reading.watts is not None:
+            found.append(reading.watts)
         time.sleep(0.2)
-    telemetry.close()
     return statistics.fmean(found)
 
 
@@ -130,17 +135,16 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
     """Run the story; return rows and the timeline."""
     with tempfile.TemporaryDirectory() as name:
         telemetry = open_telemetry("sysfs" if options.sysfs else "nvml", Path(options.sysfs or "/sys"))
-        idle = _idle(telemetry)
+        idle = _idle(telemetry.sample)
+        telemetry.close()
         loop = Loop(Path(name), options)
         part = options.seconds
         free = loop.hold(None, part / 2)
-        most = statistics.fmean(_watts(_after(free, 5.0)))
-        unpaced = statistics.fmean([each.fps for each in _after(free, 5.0)])
-        resting = Policy(objective="max_fps", limits=Limits(rate=1.0))
-        loop.governing.policy = resting
-        time.sleep(4)
-        base = statistics.fmean(_watts(_after(loop.hold(None, 1.0), 0.0)) or [idle])
-        loop.governing.policy = replace(resting, limits=Limits(watts=most))
+        most = statistics.fmean(_watts(_after(free, part / 4)))
+        unpaced = statistics.fmean([each.fps for each in _after(free, part / 4)])
+        loop.governing.policy = Policy(objective="max_fps", limits=Limits(rate=1.0))
+        time.sleep(4)  # what is under way ends, clocks go down
+        base = _idle(lambda: loop.governing.decided.reading)
         levels = [most - share * (most - base) for share in (0.3, 0.6, 0.15, 0.45)]
         phases = [(limit, loop.hold(limit, part)) for limit in levels]
         governor = _governor_cpu(loop, 10.0)
@@ -153,9 +157,9 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
         rows += _phase(limit, seen, before, base, most, unpaced)
         before = limit
     rows.append(Row("governor and sensors, % of a core", 100 * governor, "<= 1"))
-    engine = loop.supervisor.snapshot().engine
-    data: dict[str, object] = {"device": engine.provider if engine else "", "idle": idle, "base": base, "most": most, "unpaced": unpaced, "steps": steps,
-                               "timeline": [asdict(each) for each in loop.timeline]}
+    data: dict[str, object] = {
+        "device": engine.provider if engine else "", "idle": idle, "base": base, "most": most, "unpaced": unpaced,
+        "steps": steps, "timeline": [asdict(each) for each in loop.timeline]}
     return rows, data
 
 
@@ -164,7 +168,8 @@ def _phase(limit: float, seen: list[Seen], before: float | None, base: float, mo
     joules = (most - base) / unpaced
     best = min((limit - base) / joules, unpaced)
     what = f"limit {limit:.0f} W"
-    rows = [Row(f"{what}: samples within it in steady state, %", 100 * statistics.fmean(w <= limit for w in watts), ">= 99"),
+    rows = [Row(f"{what}: samples within it in steady state, %", 100 * statistics.fmean(w <= limit for w in watts),
+                ">= 99"),
             Row("  mean watts / limit", statistics.fmean(watts) / limit),
             Row("  frames per second / those of a straight line between rest and unlimited",
                 statistics.fmean(each.fps for each in _after(seen, _SETTLED_S)) / best, ">= 0.92")]
@@ -191,6 +196,8 @@ def main() -> None:
     parser.add_argument("--clip", required=True, help="video file that is looked at")
     parser.add_argument("--state", help="state directory with the prepared model")
     parser.add_argument("--size", default="[640, 640]", help="canvas, [height, width]")
+    parser.add_argument("--device", default="a GPU", help="its name, for the plot")
+    parser.add_argument("--precision", default="auto", help="as in [engine]")
     parser.add_argument("--sysfs", help="folder of a simulated board instead of NVML")
     parser.add_argument("--seconds", type=float, default=40.0, help="of each limit")
     parser.add_argument("--out", type=Path, help="where the timeline goes, JSON")

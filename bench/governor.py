@@ -1,7 +1,7 @@
 """The governor on 1,000 simulated boards: is it within its limits, does it settle, what does it cost in frames.
 
-Judged on the board's true power as a mean over each control period, never on what the sensor said of it. The best static
-point is known exactly, as no governor knows it, and has to keep below the limit in 99 % of the periods, too.
+Judged on the board's true power as a mean over each control period, never on what the sensor said of it. The best
+static point is known exactly, as no governor knows it, and has to keep below the limit in 99 % of the periods, too.
 """
 
 import statistics
@@ -125,18 +125,20 @@ def _watts(name: str, scores: Sequence[Score]) -> list[Row]:
         Row("  the same, the worst 5 % of boards", _at(each(lambda s: s.throughput), 0.05), ">= 0.92"),
         Row("  throughput / best point if there were no noise, mean", _mean(each(lambda s: s.ideal))),
         Row("  tier changes a minute in steady state, worst board", max(each(lambda s: s.changes_a_minute)), "<= 1"),
-        Row("  swings of more than 8 %, a minute, 99 % of boards", _at(each(lambda s: s.swings_a_minute), 0.99), "<= 1"),
+        Row("  swings of more than 8 %, a minute, 99 % of boards", _at(each(lambda s: s.swings_a_minute), 0.99),
+            "<= 1"),
         Row("  seconds from the start to 85 % of the best, median", _at(each(lambda s: s.ramp_s), 0.5)),
     ]
 
 
 def costs() -> list[Row]:
-    """Return what one second of governing costs: two decisions, two readings of an NX's files, one look at the memory."""
+    """Return what a second of governing costs: two decisions, two readings of an NX's files, one look at the memory."""
     with tempfile.TemporaryDirectory() as folder:
         SimulatedBoard(Path(folder)).step(1.0, 0.1)
         sensors, watch = SysfsTelemetry(Path(folder)), MemoryWatch()
         ways = [Way(tier=f"t{n}", batch=1, rank=n, base=5.0, joules=0.1 / (n + 1), capacity=50.0) for n in range(4)]
-        rules = Rules(limits=Limits(watts=9.0, celsius=85.0), ways=ways, changeable=frozenset(f"t{n}" for n in range(4)))
+        rules = Rules(limits=Limits(watts=9.0, celsius=85.0), ways=ways,
+                      changeable=frozenset(f"t{n}" for n in range(4)))
         state = governor.begin(rules, ways[0])
 
         def decide(n: int) -> None:

@@ -1,7 +1,7 @@
 """The pictures of docs/budgets.md: ``python -m bench.plots docs [--gpu TIMELINE.json --points POINTS.json]``.
 
-Simulated boards are driven anew; what was measured on a GPU comes from the files of ``python -m bench.budget --out`` and
-``vedette tune`` (``points.json`` in the state directory). Needs matplotlib (extra ``plot``).
+Simulated boards are driven anew; what was measured on a GPU comes from the files of ``python -m bench.budget --out``
+and ``vedette tune`` (``points.json`` in the state directory). Needs matplotlib (extra ``plot``).
 """
 
 import argparse
@@ -44,12 +44,13 @@ def board(path: Path) -> None:
     """Draw one simulated board: limit down, limit up, a neighbour."""
     one = draw(_SHOWN)
     told = drive(one)
-    figure, upper, lower = _axes(f"One simulated board (seed {_SHOWN}): the limit goes down and up, then a neighbour takes "
-                                 f"{one.neighbour:.1f} W")
+    figure, upper, lower = _axes(f"One simulated board (seed {_SHOWN}): the limit goes down and up, then a neighbour "
+                                 f"takes {one.neighbour:.1f} W")
     upper.plot(told.at, told.watts, lw=1, label="power (true, mean over a control period)")
     upper.step(told.at, told.limit, "r--", where="post", lw=1, label="limit")
     upper.legend(fontsize=8)
-    best = [one.best(limit, one.neighbour if at >= COMES_S else 0.0) for at, limit in zip(told.at, told.limit, strict=True)]
+    best = [one.best(limit, one.neighbour if at >= COMES_S else 0.0)
+            for at, limit in zip(told.at, told.limit, strict=True)]
     lower.plot(told.at, told.fps, lw=1, label="served")
     lower.step(told.at, best, "g:", where="post", lw=1, label="best static point, no noise")
     lower.legend(fontsize=8)
@@ -64,7 +65,7 @@ def boards(path: Path, count: int) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(_WIDTH, 3.2))
     for table, colour, label in ((True, "tab:blue", "with a table"), (False, "tab:orange", "without")):
         some = [each for each in scores if each.table is table]
-        left.hist([100 * each.within for each in some], bins=40, range=(98, 100), alpha=0.6, color=colour, label=label)
+        left.hist([100 * each.within for each in some], bins=40, range=(96, 100), alpha=0.6, color=colour, label=label)
         right.hist([each.throughput for each in some], bins=40, range=(0.8, 1.05), alpha=0.6, color=colour, label=label)
     left.set_xlabel("control periods within the watt limit, %, steady state")
     right.set_xlabel("throughput / best static point that keeps 99 % as well")
@@ -79,7 +80,8 @@ def gpu(path: Path, source: Path) -> None:
     """Draw the timeline of ``bench.budget``."""
     data = json.loads(source.read_bytes())
     seen = data["timeline"]
-    figure, upper, lower = _axes(f"The real loop on {data.get('device', 'a GPU')} under a watt limit (NVML, twice a second)")
+    figure, upper, lower = _axes(
+        f"The real loop on {data['device']} under a watt limit (NVML, twice a second)")
     at = [each["at"] for each in seen]
     upper.plot(at, [each["watts"] for each in seen], lw=1, label="power, measured")
     upper.step(at, [each["limit"] for each in seen], "r--", where="post", lw=1, label="limit (none at first)")
@@ -100,7 +102,8 @@ def points(path: Path, source: Path) -> None:
     table = msgspec.json.decode(source.read_bytes(), type=Table)
     figure, axes = plt.subplots(figsize=(_WIDTH, 3.6))
     for name in sorted({(point.tier, point.batch) for point in table.points}):
-        mine = sorted((point for point in table.points if (point.tier, point.batch) == name), key=lambda point: point.fps)
+        mine = sorted((point for point in table.points if (point.tier, point.batch) == name),
+                      key=lambda point: point.fps)
         axes.plot([point.watts or 0.0 for point in mine], [point.fps for point in mine], "o-", lw=1, ms=5,
                   label=f"{name[0]}, batch {name[1]}")
     front = pareto(table.points)

@@ -58,7 +58,7 @@ level = "info"
 @click.option("--budget", is_flag=True, help="Instead: limits of watts, degrees and memory, kept on a SIMULATED board "
               "that a neighbour loads, the sun heats and the sensors leave; about 80 seconds.")
 @click.option("--seconds-per-act", type=click.FloatRange(2, 600), default=None, metavar="S",
-              help="With --budget: how long each of its seven acts is.  [default: 10]")
+              help="With --budget: how long one of its seven acts is, about.  [default: 10]")
 def demo(*, out: Path, clip: Path | None, budget: bool, seconds_per_act: float | None) -> int:
     """Find the faces in a short clip and deliver the reports; leaves a picture and the events to look at.
 

@@ -176,7 +176,7 @@ def summary(stage: Stage, out: Path) -> None:
     click.echo(f"frames     {stage.frames:.0f} looked at for {stage.joules:.0f} J: "
                f"{stage.frames / stage.joules:.2f} frames per joule (simulated)")
     click.echo(f"config     {config}: change watts, celsius or memory there and play it again")
-    click.echo(f"again      vedette demo --budget, and meanwhile in a second terminal:\n"
+    click.echo(f"again      vedette demo --budget --out {out}, and meanwhile in a second terminal:\n"
                f"           vedette status --watch --config {config}")
     try:
         click.echo(f"look at    {draw(stage, out / 'budget.png')}")

@@ -22,7 +22,7 @@ _CALM_S, _CALM = 4.0, 0.04  # the rate has not moved by more than this share for
 _COST_S = 4.0  # slower than the noise, or the noise would be taken for the cost of frames
 _SETTLED_S = 3.0  # after a change of rate the residual says nothing about noise
 _OUTLIER = 0.10  # of the power: more is no noise but a neighbour
-_SIGMAS = 2.3  # of a normal distribution 1.1 % lies above; most of the margin's rest is the estimate's own
+_SIGMAS = 2.6  # of a normal distribution 0.5 % lies above
 _LEAST_MARGIN, _MOST_MARGIN = 0.006, 0.15  # of the limit
 _LEAST_SHARE = 0.15  # of the power, that frames take, where nothing is known of their cost
 

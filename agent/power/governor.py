@@ -19,7 +19,7 @@ from agent.power.caps import Heat, Power, rate_for_watts
 from agent.power.choice import Choice, choose
 from agent.power.orders import Order, Rules, Sample
 from agent.power.points import Way
-from agent.power.reach import Reached, as_reached, learned
+from agent.power.reach import Reached, after_pause, as_reached, learned
 
 PERIOD_S = 0.5
 """Between two decisions: power follows a change of rate by about as long, and a sensor is read as often."""
@@ -56,7 +56,7 @@ class State:
         down_s: When the rate last went down.
         told_s: When the last step was told.
         way_s: When the way was last changed.
-        grew: It was changed to a larger one.
+        grew_s: When it was last changed to a larger one.
         reached: What ways have given at most, see :mod:`agent.power.reach`.
     """
 
@@ -71,7 +71,8 @@ class State:
     down_s: float = -1e9
     told_s: float = -1e9
     way_s: float = -1e9
-    grew: bool = False
+    resumed_s: float = -1e9
+    grew_s: float = -1e9
     reached: tuple[Reached, ...] = ()
 
 
@@ -86,7 +87,8 @@ def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     """Return the state after ``sample``, and why a step was taken; empty when none was."""
     dt_s = PERIOD_S if state.now_s is None else min(max(sample.now_s - state.now_s, 1e-3), 4 * PERIOD_S)
     state = replace(state, now_s=sample.now_s, top=max(state.top * (1 - dt_s / 600), sample.fps))
-    if sample.now_s - max(state.way_s, state.told_s) >= _REACH_S and not state.blind:
+    if sample.now_s - max(state.way_s, state.told_s) >= _REACH_S and not (state.blind or sample.changing
+                                                                          or _climbing(state)):
         state = replace(state, reached=learned(state.reached, state.order, sample))
     rules = replace(rules, ways=[as_reached(way, state.reached) for way in rules.ways])
     if sample.squeeze == "pause":
@@ -98,7 +100,7 @@ def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
         held_s = sample.now_s - state.way_s
         choice = choose(rules, _way(rules, state), state.power, sample, wanted(rules, sample),
                         settled=held_s >= _BATCH_DWELL_S, only_batch=held_s < _WAY_DWELL_S,
-                        squeezable=held_s >= _WAY_DWELL_S or not state.grew)
+                        squeezable=sample.now_s - state.grew_s >= _WAY_DWELL_S)
         if choice is not None:
             return _change(rules, state, sample, choice)
     return _pace(rules, state, sample)
@@ -107,7 +109,7 @@ def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
 def back(state: State, way: Way) -> State:
     """Return the state when an ordered way could not be had, or another took its place: ``way`` serves."""
     order = replace(state.order, tier=way.tier, batch=way.batch)
-    return replace(state, order=order, told=order, way_s=state.now_s or 0.0,
+    return replace(state, order=order, told=order, way_s=state.now_s or 0.0, grew_s=-1e9,
                    power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
 
 
@@ -135,14 +137,20 @@ def _missing(rules: Rules, sample: Sample) -> str:
 
 
 def _blind(rules: Rules, state: State, sample: Sample, why: str) -> tuple[State, str]:
-    way = _way(rules, state)
-    safe, held = _safe_rate(rules, way), state.order.rate
+    # What the memory forces needs no sensor of power: without it a pause would be all that is left.
+    smaller = choose(rules, _way(rules, state), state.power, sample, None, settled=False,
+                     squeezable=sample.now_s - state.grew_s >= _WAY_DWELL_S)
+    if smaller is not None:
+        state, words = _change(rules, state, sample, smaller)
+        why = f"{words}; {why}"
+    safe, held = _safe_rate(rules, _way(rules, state)), state.order.rate
     if held == 0.0 and not _over(rules, sample) and sample.now_s - state.told_s >= 2 * _DWELL_S:
         held = safe  # whatever it was that paused the loop, nothing says that it still holds
     rate = safe if held is None else min(held, safe)
     if _over(rules, sample):  # the sensor of another limit is there, and says so
         rate = rate * _ALARM_FACTOR if rate * _ALARM_FACTOR >= _LEAST_RATE else 0.0
-    fresh = state.blind == 0 or state.why == "start" or (rate == 0.0) != (state.order.rate == 0.0)
+    fresh = (smaller is not None or state.blind == 0 or state.why == "start"
+             or (rate == 0.0) != (state.order.rate == 0.0))
     state = replace(state, blind=_GOOD_SAMPLES, down_s=sample.now_s, power=Power(), heat=Heat())
     order = replace(state.order, rate=rate)
     why = f"{why}; the safest known pace until it is back"
@@ -178,7 +186,12 @@ def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     order, now_s, asked = state.order, sample.now_s, _asked(rules)
     if not _governed(rules):
         why = "nothing limits the rate" if asked is None else f"{asked:.3g} fps are wanted"
-        return _trimmed(state, replace(order, rate=asked), why) if order.rate != asked else (state, "")
+        if order.rate == asked:
+            return state, ""
+        if order.rate == 0.0:
+            state = replace(state, resumed_s=now_s)
+        free = after_pause(order.rate, asked, safe=rules.safe_rate, top=state.top, since_s=now_s - state.resumed_s)
+        return _trimmed(state, replace(order, rate=free), why)
     if order.rate is None:  # there was no limit until now: begin with what is served
         order = replace(order, rate=max(sample.fps, state.top))
         state = replace(state, order=order)
@@ -201,6 +214,12 @@ def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
         part = _UP if _way(rules, state).joules is not None else _UP_UNKNOWN
         order = replace(order, rate=rate + part * (cap - rate))
     return _trimmed(state, order, why) if order != state.order else (state, "")
+
+
+def _climbing(state: State) -> bool:
+    """Tell whether the rate is on its way up: what is counted lags behind it, and that is no shortfall."""
+    was, now = state.told.rate, state.order.rate
+    return bool(was is not None and now is not None and now > was * (1 + _TOLD))
 
 
 def _cap(rules: Rules, state: State, sample: Sample) -> tuple[float, str]:
@@ -251,8 +270,8 @@ def _change(rules: Rules, state: State, sample: Sample, choice: Choice) -> tuple
     rate = min(choice.rate, math.inf if asked is None else asked) if _governed(rules) else asked
     order = Order(tier=choice.way.tier, batch=choice.way.batch, rate=rate)
     before = _way(rules, state)
-    grew = (-choice.way.rank, choice.way.batch) > (-before.rank, before.batch)
-    state = replace(state, way_s=sample.now_s, grew=grew, top=0.0, down_s=sample.now_s,
+    grew_s = sample.now_s if (-choice.way.rank, choice.way.batch) > (-before.rank, before.batch) else state.grew_s
+    state = replace(state, way_s=sample.now_s, grew_s=grew_s, top=0.0, down_s=sample.now_s,
                     power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
     return _step(state, order, choice.why)
 

@@ -36,10 +36,11 @@ _OPEN_AGAIN_S = 10.0
 class NvmlTelemetry:
     """One GPU. Its power is that of the whole card (chip, memory and what belongs to it), nothing of the host.
 
-    ``measures`` is ``GPU`` where the driver gives the power of the moment (field ``NVML_FI_DEV_POWER_INSTANT``), else
-    ``GPU (1 s mean)``: ``nvmlDeviceGetPowerUsage`` averages over one second on Ampere (but not GA100) and later chips
-    (NVML API reference, nvmlDeviceGetPowerUsage). On GA100 and earlier ones that call gives the moment as well, but
-    there is no asking which. What is used is decided at the opening, so that one run never mixes the two.
+    ``measures`` is ``GPU (1 s mean)`` where ``nvmlDeviceGetPowerUsage`` answers: it averages over one second on Ampere
+    (but not GA100) and later chips, and gives the moment on earlier ones (NVML API reference). The power of the moment
+    (field ``NVML_FI_DEV_POWER_INSTANT``, ``measures`` ``GPU``) is only asked for where that fails: a GPU that works in
+    bursts of some milliseconds takes 130 W at one look and 270 W at the next while its mean stands still (seen on an
+    H200). What is used is decided at the opening, so that one run never mixes the two.
 
     ``events`` counts nanoseconds since the driver was loaded, see :data:`_VIOLATIONS`; empty where the GPU keeps none.
     A GPU that was lost is opened again at most every ten seconds.
@@ -72,7 +73,7 @@ class NvmlTelemetry:
             raise NoSensorsError(
                 f"NVML does not give GPU {index}: {error}",
                 "check that `nvidia-smi` lists it, and that the service may use /dev/nvidia*") from error
-        self._instant = self._has(self._power_now)
+        self._instant = not self._has(self._mean_power) and self._has(self._power_now)
         if not self._instant and not self._has(self._mean_power) and not self._has(self._temperature):
             self.close()
             raise NoSensorsError(f"GPU {index} gives neither its power nor its temperature to NVML",

@@ -42,6 +42,7 @@ class Sample:
         trouble: Why something is unknown.
         squeeze: How far the memory ladder went: ``""``, ``batch``, ``tier``, ``pause``.
         why_squeezed: In words, with figures.
+        changing: The ordered tier does not serve yet, or has only just begun to: ``fps`` says nothing about it.
     """
 
     now_s: float
@@ -53,6 +54,7 @@ class Sample:
     trouble: str = ""
     squeeze: str = ""
     why_squeezed: str = ""
+    changing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

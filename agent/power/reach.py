@@ -15,6 +15,7 @@ _SHORT = 0.85  # of what was asked for
 _MORE_OFFERED = 1.1
 _REMEMBERED_S = 300.0
 _NEWEST = 0.2  # weight of the newest sample in the mean
+_RAMP_S, _DOUBLING = 30.0, 2 ** 0.25
 _LEAST = 0.2  # frames per second
 
 
@@ -39,11 +40,11 @@ def served(asked: float | None, counted: float) -> float:
 
 def learned(known: tuple[Reached, ...], order: Order, sample: Sample) -> tuple[Reached, ...]:
     """Return what is known after ``sample``, in which ``order`` was in force."""
+    now_s, fps = sample.now_s, sample.fps
+    known = tuple(each for each in known if now_s - each.at_s < _REMEMBERED_S)
     if order.rate == 0.0:
         return known
-    now_s, fps = sample.now_s, sample.fps
-    others = tuple(each for each in known if (each.tier, each.batch) != (order.tier, order.batch)
-                   and now_s - each.at_s < _REMEMBERED_S)
+    others = tuple(each for each in known if (each.tier, each.batch) != (order.tier, order.batch))
     before = next((each.fps for each in known if (each.tier, each.batch) == (order.tier, order.batch)), None)
     short = order.rate is None or fps < _SHORT * order.rate
     if short and (sample.offered is None or sample.offered > _MORE_OFFERED * fps):
@@ -58,3 +59,24 @@ def as_reached(way: Way, known: tuple[Reached, ...]) -> Way:
     if fps is None or way.capacity is None or fps >= way.capacity:
         return way
     return msgspec.structs.replace(way, capacity=max(fps, _LEAST))
+
+
+def after_pause(rate: float | None, asked: float | None, *, safe: float, top: float, since_s: float) -> float | None:
+    """Return the next rate on the way from a pause to ``asked`` where no watts or degrees hold it back.
+
+    It doubles every two seconds (at two decisions a second): memory had run short, and at full speed at once what is
+    short would be gone before anybody has looked.
+
+    Args:
+        rate: Frames per second now; 0 = paused, None = no limit.
+        asked: Frames per second at the end; None = no limit.
+        safe: The first rate.
+        top: The most that was served lately: from there on nothing is gained by waiting.
+        since_s: Seconds since the pause ended.
+    """
+    if rate == 0.0:
+        return safe if asked is None else min(safe, asked)
+    if rate is None or since_s >= _RAMP_S or rate >= top or (asked is not None and rate >= asked):
+        return asked
+    doubled = rate * _DOUBLING
+    return doubled if asked is None else min(doubled, asked)

@@ -182,6 +182,7 @@ def _back(state: State, rules: Rules, found: _Found) -> tuple[State, Move | None
               f"on trial: no pressure for {calm_s:.0f} s, though {'; '.join(found.tight) or 'room is new'}")
     held = state.went_back and _over(state.back_at_s, now, rules.regret_s)  # what was given back last time did no harm
     after = replace(state, taken=state.taken[:-1], back_at_s=now, went_back=True, calm_since_s=now, room_since_s=now,
+                    rooms=(),  # how it grew while the rung was in force says nothing about what comes now
                     doubled=max(0, state.doubled - held))
     return after, Move(before=state.level, after=after.level, rungs=state.taken[-1:], reason=reason)
 

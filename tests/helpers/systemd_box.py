@@ -116,10 +116,10 @@ class Unit:
             f"MemoryMax={memory_max}", "MemoryHigh=infinity", "MemorySwapMax=0", "Type=exec", f"WorkingDirectory={CODE}",
             f"Environment=PYTHONPATH={SITE}:{CODE} MALLOC_ARENA_MAX=1")), "/usr/bin/python3", *program.split(), "run", "-c", self.config)
 
-    def __enter__(self) -> "Unit":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.box.run("systemctl", "stop", self.name, check=False)
         self.box.run("systemctl", "reset-failed", self.name, check=False)
 

@@ -127,6 +127,6 @@ def test_growing_memory_makes_it_give_up_rung_by_rung_and_live_where_an_ungovern
     served = status["sources"][0]["processed"] - first["sources"][0]["processed"]
     assert served * LEAK * 1e6 < limit / 4
     steps = [event["data"] for event in map(json.loads, told.splitlines()) if event["type"].endswith("budget.step")]
-    assert [step["kind"] for step in steps[:2]] == ["memory", "step"], steps
-    assert steps[0]["reason"].startswith("gives up queues"), steps[0]
-    assert steps[1]["after"]["rate"] == 0
+    assert (steps[0]["kind"], steps[0]["reason"].startswith("gives up queues")) == ("memory", True), steps[0]
+    # Whether pause is taken with it or a second later depends on how quick this machine is.
+    assert next(step for step in steps if step["kind"] == "step")["after"]["rate"] == 0, steps

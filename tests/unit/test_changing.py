@@ -39,7 +39,7 @@ def table(**changes):
 
 
 class Rig:
-    def __init__(self, monkeypatch, tmp_path, max_batch=4, sizes=((32, 32),)):
+    def __init__(self, monkeypatch, tmp_path, max_batch=4, sizes=((32, 32),), refused=""):
         self.now_s, self.loads, self.error, self.gate, self.swapped, self.given_back = 0.0, [], None, None, [], 0
         self.gave_up = []
         self.taken_over = threading.Event()
@@ -47,7 +47,7 @@ class Rig:
         self.table, self.now, self.offers = None, table(points=[], complete=False), [BIG, SMALL]
         self.first = served(BIG)
         self.pipeline = SimpleNamespace(model=self.first.model, swap=self._swap)
-        self.serving = SimpleNamespace(served=self.first, load=self._load, tuning="", give_up_tuning=self.gave_up.append)
+        self.serving = SimpleNamespace(served=self.first, load=self._load, tuning="", refused=refused, give_up_tuning=self.gave_up.append)
         self.stop = threading.Event()
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s, strftime=time.strftime, localtime=time.localtime))
         monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.01)
@@ -214,6 +214,16 @@ def test_what_cannot_be_loaded_is_told_and_left_alone_twice_as_long_each_time(ri
     it.error = error
     it.change_to("32x32 fp32")
     assert "10 min" in it.changer.take_failure(), "it has been loaded since: the wait begins anew"
+
+
+def test_a_tier_for_which_there_was_no_room_at_the_start_is_not_tried_again_at_once(rig):
+    it = rig(refused="32x32 fp32")
+    it.look()
+    it.now_s = 599.0
+    assert it.changer.changeable() == frozenset()
+    it.now_s, it.error = 600.0, EngineError("no room")
+    it.change_to("32x32 fp32")
+    assert "20 min" in it.changer.take_failure(), "twice as long the next time"
 
 
 def test_an_engine_that_was_tuned_beside_the_loop_is_noticed_once(rig):

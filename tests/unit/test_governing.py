@@ -168,6 +168,29 @@ def test_what_is_decided_is_done_and_told_with_what_was_measured(rig):
     assert sum(spent.seconds for spent in it.governing.ledger.spent()) == pytest.approx(22.5)
 
 
+def test_a_step_upwards_tells_from_where_the_last_one_led_and_a_cut_from_what_was_in_force(rig):
+    it, ups, cuts = rig(), 0, 0
+    last = it.order
+    for turn in range(140):
+        if turn == 60:
+            it.board.values["watts"] = 11.0
+        if turn == 70:
+            it.board.values["watts"] = 8.0
+        before, told = it.order, len(it.told)
+        it.run()
+        for step, _ in it.told[told:]:
+            assert step.after == it.order
+            if step.after.rate < before.rate:
+                assert step.before == before
+                cuts += 1
+            else:
+                assert step.before == last
+                ups += 1
+            last = step.after
+    assert ups >= 3
+    assert cuts >= 1
+
+
 @pytest.mark.parametrize("gone", ["stale", "unknown"])
 def test_a_reading_that_is_too_old_is_none_and_the_box_is_blind_until_it_is_back(rig, gone):
     it = rig()
@@ -309,6 +332,19 @@ def test_until_the_other_tier_serves_the_pace_stays_what_the_one_in_service_may(
     assert it.rate == it.order.rate > held
     assert len(it.changer.asked) == asked
     assert it.keeper.restarts == 1, "what the other engine takes is no leak"
+
+
+def test_what_the_engine_in_service_gives_says_nothing_about_the_one_that_is_loaded(stepping):
+    it = stepping
+    it.changer.loading = True
+    it.run(30.0)
+    assert it.order.rate > 1.2 * it.rate, "the small one is asked for more than the big one may give"
+    assert it.governing._state.reached == ()
+    it.changer.tier, it.changer.loading = "small", False
+    it.run(10.0)
+    assert it.governing._state.reached == ()
+    it.run(20.0, fps=10.0)
+    assert [(each.tier, each.fps) for each in it.governing._state.reached] == [("small", pytest.approx(10.0, rel=0.1))], "now it does"
 
 
 def test_a_tier_that_cannot_be_loaded_is_told_and_the_one_in_service_stays(stepping):

@@ -104,6 +104,24 @@ def test_memory_that_only_grows_is_a_leak_and_is_remembered(rig):
     assert it.keeper.leak is leaks[-1][1]
 
 
+def test_the_devices_bytes_can_leak_too(rig):
+    it, leaks = rig(), []
+    for second in range(0, 3 * 3600, 5):
+        leaks.append(it.look(5.0, device=second * 20_000).leak)
+    assert any(leaks)
+
+
+def test_growth_while_an_engine_is_loaded_is_not_looked_at(rig):
+    def climb(loading):
+        it, moves = rig(), []
+        for second in range(12):
+            it.values["available"] = (900 - 50 * second) * MB
+            moves.append(it.look(loading=loading).move)
+        return [move for move in moves if move]
+    assert climb(loading=False), "the machine's memory would end within seconds"
+    assert climb(loading=True) == []
+
+
 def test_memory_that_stays_is_none(rig):
     it = rig()
     assert grow(it, 3, a_second=0) == []

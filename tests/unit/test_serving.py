@@ -382,6 +382,7 @@ def test_without_room_for_the_configured_canvas_a_smaller_one_serves_and_that_is
     served = serving.first()
     assert served.model.engine.spec.width == 32
     assert serving.failed == "the engine 64x64 takes 99 MB; the smaller canvas 32x32 fp32 serves instead"
+    assert serving.refused == "64x64 fp32"
     assert asked == [(64, True, None), (32, True, None)]
 
 

@@ -21,11 +21,11 @@ BIG, SMALL = way(), way("small", capacity=60.0, joules=0.1)
 
 
 def best(now, ways, watts=None, wanted=None, *, base=None, objective="max_fps", changeable=ALL, settled=True, squeeze="", fps=10.0, safe_rate=1.0,
-         celsius=None):
+         celsius=None, **more):
     """Return (tier, batch) of the chosen way, None to stay."""
     rules = Rules(objective=objective, limits=Limits(watts=watts, celsius=celsius), ways=ways, changeable=changeable, safe_rate=safe_rate)
     found = choose(rules, now, Power(base=base), Sample(now_s=0.0, watts=8.0, celsius=None, fps=fps, squeeze=squeeze, why_squeezed="memory is short"),
-                   wanted, settled=settled)
+                   wanted, settled=settled, **more)
     return found and (found.way.tier, found.way.batch, found.rate, found.why)
 
 
@@ -112,7 +112,25 @@ def test_only_tiers_that_can_be_loaded_now():
 
 def test_not_before_the_last_change_has_settled():
     assert best(BIG, [BIG, SMALL], 10.0, 25.0, settled=False) is None
-    assert best(BIG, [BIG, SMALL], 10.0, 25.0, settled=False, squeeze="tier") is None
+
+
+def test_a_squeeze_does_not_wait_for_that_unless_it_would_take_back_what_was_just_given():
+    assert named(best(BIG, [BIG, SMALL], 10.0, 25.0, settled=False, squeeze="tier")) == ("small", 1)
+    assert best(BIG, [BIG, SMALL], 10.0, 25.0, settled=False, squeeze="tier", squeezable=False) is None
+
+
+def test_another_batch_may_follow_before_another_tier():
+    cheap = way(batch=4, joules=0.2)
+    assert named(best(BIG, [BIG, cheap, SMALL], 10.0, None)) == ("small", 1)
+    assert named(best(BIG, [BIG, cheap, SMALL], 10.0, None, only_batch=True)) == ("big", 4)
+    assert best(BIG, [BIG, SMALL], 10.0, None, only_batch=True) is None
+    assert best(Way(tier="small", batch=1, rank=1), [Way(tier="big", batch=1), Way(tier="small", batch=1, rank=1)], only_batch=True) is None
+
+
+def test_it_begins_at_the_rate_that_costs_as_much_as_now_at_most():
+    assert best(BIG, [BIG, SMALL], 10.0, 25.0, fps=5.0)[2] == pytest.approx(15.0), "a frame costs a third"
+    assert best(SMALL, [BIG, SMALL], 10.0, 14.0, fps=14.0)[2] == pytest.approx(14.0 / 3)
+    assert best(SMALL, [BIG, SMALL], 10.0, 14.0, fps=0.0)[2] == 0.2
 
 
 def test_min_energy_takes_the_least_power_that_reaches_what_is_wanted():

@@ -19,7 +19,8 @@ class Clock:
 
 
 def opened(**answers):
-    fake = FakeNvml(**answers)
+    """Open a GPU that gives the power of the moment only, unless it is told to give a mean."""
+    fake = FakeNvml(**{"power_mean": NOT_SUPPORTED, **answers})
     return NvmlTelemetry(library=fake), fake
 
 
@@ -45,12 +46,26 @@ def test_an_old_binding_gives_bytes_and_the_old_name_of_the_reasons():
     assert reading.watts == 61.25
 
 
-@pytest.mark.parametrize("code", [2, 3, 13, 25])
-def test_without_the_power_of_the_moment_the_mean_is_taken_and_named(code):
-    telemetry, fake = opened(power_now=Code(code))
+def test_the_mean_is_preferred_for_a_gpu_that_works_in_bursts_and_named():
+    telemetry, fake = opened(power_mean=70_000)
     assert (telemetry.sample().watts, telemetry.sample().measures) == (70.0, "GPU (1 s mean)")
-    fake.power_now = 1
+    fake.power_mean = NOT_SUPPORTED
     assert telemetry.sample().measures == "GPU (1 s mean)", "one run never mixes the two"
+    assert telemetry.sample().watts is None
+
+
+@pytest.mark.parametrize("code", [2, 3, 13, 25])
+def test_without_the_mean_the_power_of_the_moment_is_taken_and_named(code):
+    telemetry, fake = opened(power_mean=Code(code))
+    assert (telemetry.sample().watts, telemetry.sample().measures) == (61.25, "GPU")
+    fake.power_mean = 1
+    assert telemetry.sample().measures == "GPU", "one run never mixes the two"
+
+
+def test_a_passing_failure_of_the_mean_is_no_reason_to_take_the_moment():
+    telemetry, _ = opened(power_mean=UNKNOWN)
+    reading = telemetry.sample()
+    assert (reading.watts, reading.measures, reading.trouble) == (None, "GPU (1 s mean)", "GPU power: Unknown Error")
 
 
 def test_a_passing_failure_is_no_reason_to_take_the_mean():
@@ -71,7 +86,7 @@ def test_each_type_of_a_field_is_read(kind):
     ({"power_now": 0}, "GPU power: 0 W is no power of a GPU"),
     ({"power_now": 2**32 - 1}, "GPU power: 4.29497e+06 W"),
     ({"value_type": 9}, "GPU power: a value of the unknown type 9"),
-    ({"power_now": NOT_SUPPORTED, "power_mean": 2**32 - 1}, "GPU power: 4.29497e+06 W"),
+    ({"power_mean": 2**32 - 1}, "GPU power: 4.29497e+06 W"),
     ({"power_now": NOT_SUPPORTED, "power_mean": NOT_SUPPORTED}, "GPU power: Not Supported"),
 ])
 def test_a_power_that_cannot_be_is_unknown(answers, part):
@@ -150,7 +165,7 @@ def test_closing_after_the_driver_has_gone_raises_nothing():
 def test_a_lost_gpu_gives_nothing_is_asked_seldom_and_comes_back():
     fake, clock = FakeNvml(), Clock()
     telemetry = NvmlTelemetry(library=fake, clock=clock)
-    fake.power_now = fake.celsius = fake.busy = fake.reasons = LOST
+    fake.power_now = fake.power_mean = fake.celsius = fake.busy = fake.reasons = LOST
     fake.violations = {0: LOST, 1: LOST}
     reading = telemetry.sample()
     assert (reading.watts, reading.celsius, reading.gpu_load, dict(reading.events)) == (None, None, None, {})
@@ -163,7 +178,7 @@ def test_a_lost_gpu_gives_nothing_is_asked_seldom_and_comes_back():
     clock.now += 2
     assert telemetry.sample().trouble == "GPU 0 is lost: Driver Not Loaded"
     assert fake.opened == 0
-    fake.init, fake.power_now, fake.celsius, fake.busy, fake.reasons, fake.violations = None, 30_000, 40, 5, 0, {0: 1, 1: 1}
+    fake.init, fake.power_mean, fake.celsius, fake.busy, fake.reasons, fake.violations = None, 30_000, 40, 5, 0, {0: 1, 1: 1}
     clock.now += 11
     assert (telemetry.sample().watts, telemetry.sample().trouble) == (30.0, "")
     assert fake.opened == 1
