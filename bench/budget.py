@@ -158,7 +158,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
         before = limit
     rows.append(Row("governor and sensors, % of a core", 100 * governor, "<= 1"))
     data: dict[str, object] = {
-        "device": engine.provider if engine else "", "idle": idle, "base": base, "most": most, "unpaced": unpaced,
+        "device": options.device, "idle": idle, "base": base, "most": most, "unpaced": unpaced,
         "steps": steps, "timeline": [asdict(each) for each in loop.timeline]}
     return rows, data
 
