@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command needs it.
 """
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from agent.building.recipe import Recipe, find_recipe, list_recipes, recipe_fold
 from agent.building.store import Rung, Store, Stored, Tuning
 from agent.cli.engine_tables import print_json, print_table, print_tuning, size_words
 from agent.cli.options import engine_options, load_or_default
+from agent.cli.terminating import tidy_when_terminated
 from agent.config import Config
 from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, ConfigError
 from agent.units import Bytes
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 _WHOLE, _OTHER_DEVICE, _DAMAGED = "whole", "other device: never loaded here", "damaged: set aside"
 _UNUSABLE = "not usable: its card is another's, or it cannot be read"
-_TERMINATED = 128 + signal.SIGTERM  # what shells give for it
 
 
 @click.command()
@@ -66,9 +65,9 @@ def build(  # noqa: PLR0917 -- click names each option
     frames, prebuilt = frames and frames.absolute(), prebuilt and prebuilt.absolute()  # children work in /
     done: list[Tuning] = []
     worst = EXIT_OK
-    with _tidy_when_terminated():
-        for recipe in recipes:
-            tuning, fresh = _tuned(recipe, config, folder, quick=quick, frames=frames, prebuilt=prebuilt, force=force)
+    with tidy_when_terminated():
+        for recipe, sized in [(each, sized) for each in recipes for sized in _canvases(config, each)]:
+            tuning, fresh = _tuned(recipe, sized, folder, quick=quick, frames=frames, prebuilt=prebuilt, force=force)
             done.append(tuning)
             serving = Store(folder).serving(tuning.parts)
             worst = max(worst, _exit_code(tuning, serving))
@@ -187,6 +186,16 @@ def calibration_wipe(config_path: Path | None, state_dir: Path | None, as_json: 
 COMMANDS = (build, verify, prune, calibration)
 
 
+def _canvases(config: Config, recipe: Recipe) -> list[Config]:
+    """Return the configuration with each canvas the governor may use, the configured one first."""
+    if recipe.name != config.engine.recipe or not config.budget.sizes:
+        return [config]
+    from agent.tiers import canvases
+
+    replace = msgspec.structs.replace
+    return [replace(config, engine=replace(config.engine, size=list(size))) for size in canvases(config, recipe)]
+
+
 def _settings(config_path: Path | None, state_dir: Path | None, runtime: str | None = None,
               precision: str | None = None) -> tuple[Config, Path]:
     config = load_or_default(config_path)
@@ -201,27 +210,6 @@ def _exit_code(tuning: Tuning, serving: Stored | None) -> int:
         return EXIT_OK
     unmeasured = any(rung.outcome == "not measured" for rung in tuning.rungs)
     return EXIT_DEGRADED if serving or unmeasured else EXIT_DOWN
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _tidy_when_terminated() -> Iterator[None]:
-    """Let SIGTERM unwind what goes on, as Ctrl-C does, so that no scratch file and no child stays; then exit."""
-    def terminated(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break into the tidying
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    try:
-        yield
-    except _Terminated:
-        click.echo("terminated", err=True)
-        raise click.exceptions.Exit(_TERMINATED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _tuned(recipe: Recipe, config: Config, state_dir: Path, *, quick: bool, frames: Path | None, prebuilt: Path | None,

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ import msgspec
 from agent import machine, points_file
 from agent.building.lock import alone_in, taken
 from agent.building.recipe import Recipe
+from agent.cli.terminating import tidy_when_terminated
 from agent.config import Config
 from agent.errors import AgentError, EngineError
 from agent.measuring import Measurement, measure, pictures
@@ -32,7 +32,6 @@ from agent.tiers import Offer, canvases, offers
 _IDLE_S = 5.0
 _BUSY_SHARE = 0.5  # of the cores at work before we begin
 _WORK = "points"  # beside points.json: the lock of `vedette tune`, and its pictures
-_TERMINATED = 128 + signal.SIGTERM  # what shells give for it
 
 
 class Asked(NamedTuple):
@@ -79,7 +78,7 @@ def session(config: Config, recipe: Recipe, state_dir: Path, asked: Asked) -> It
         raise EngineError(f"another `vedette tune` measures {recipe.name} in {state_dir}", "wait until it is done")
 
     place = state_dir / "engines" / recipe.name / _WORK
-    with _tidy_when_terminated(), alone_in(place, occupied):
+    with tidy_when_terminated(), alone_in(place, occupied):
         for scrap in place.glob("work-*"):  # of a run that was killed
             shutil.rmtree(scrap, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix="work-", dir=place))
@@ -87,27 +86,6 @@ def session(config: Config, recipe: Recipe, state_dir: Path, asked: Asked) -> It
             yield Session(config, recipe, state_dir, asked, work)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _tidy_when_terminated() -> Iterator[None]:
-    """Let SIGTERM unwind what goes on, as Ctrl-C does; then exit."""
-    def terminated(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break into the tidying
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    try:
-        yield
-    except _Terminated:
-        click.echo("terminated", err=True)
-        raise click.exceptions.Exit(_TERMINATED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(slots=True)

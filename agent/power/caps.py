@@ -75,7 +75,7 @@ class Power:
             known: Joules of a frame by the table; None = there is none.
             dt_s: Seconds.
         """
-        rate = self.rate + (fps - self.rate) * _share(dt_s, LAG_S)
+        rate = fps if self.base is None else self.rate + (fps - self.rate) * _share(dt_s, LAG_S)
         joules = known if known is not None else self._estimate(watts, rate, dt_s)
         if self.base is None:
             return replace(self, rate=fps, quick=fps, calm=fps, base=max(watts - joules * fps, 0.0), mean=watts,
@@ -105,7 +105,9 @@ class Power:
         part of the power, for a first pace is always a slow one.
         """
         most = watts / max(rate, 0.1)
-        if not (self.low and rate > 1.5 * self.low[0]):
+        if self.low is None:
+            return _LEAST_SHARE * most
+        if rate <= 1.5 * self.low[0]:
             return self.joules or _LEAST_SHARE * most
         now = min(max((watts - self.low[1]) / (rate - self.low[0]), _LEAST_SHARE * most), most)
         return self.joules + (now - self.joules) * _share(dt_s, _COST_S) if self.joules else now

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.power.caps import Heat, Power, rate_for_watts
 from agent.power.choice import Choice, choose
-from agent.power.orders import Order, Rules, Sample
+from agent.power.orders import Order, Rules, Sample, exceeded, governed, missing
 from agent.power.points import Way
 from agent.power.reach import Reached, after_pause, as_reached, learned
 
@@ -33,11 +33,13 @@ _UP_UNKNOWN = 0.25  # without a table what a frame costs is taken for too much r
 _LEAST_RATE = 0.2  # frames per second; below it is a pause
 _GOOD_SAMPLES = 4
 _ALARM_FACTOR = 0.7
+_DEPTH = {"": 0, "batch": 1, "tier": 2, "pause": 3}
 _ROOM = 0.03  # of the limit
 _REACH_S = 4.0  # after a step nobody knows yet what the way gives
 _SAFE_SHARE = 0.8  # of the limit: measured points below that are safe to go to blindly
 _AHEAD = 1.1  # what is allowed never runs further ahead of what is served or wanted
-_DOUBLE = 2.5  # the cap of a rate that is served in full, where no table tells the capacity
+_DOUBLE = 2.5  # the cap of a rate that is served, where no table tells the capacity
+_KEEPS_UP = 0.7  # what is counted lags behind a climbing rate by about so much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class State:
         told_s: When the last step was told.
         way_s: When the way was last changed.
         grew_s: When it was last changed to a larger one.
+        squeezed: How deep a rung of the memory ladder has been answered by a smaller way.
         reached: What ways have given at most, see :mod:`agent.power.reach`.
     """
 
@@ -73,12 +76,13 @@ class State:
     way_s: float = -1e9
     resumed_s: float = -1e9
     grew_s: float = -1e9
+    squeezed: int = 0
     reached: tuple[Reached, ...] = ()
 
 
 def begin(rules: Rules, way: Way) -> State:
     """Return the state at the start, with ``way`` in service: at the safest pace until a sensor has spoken."""
-    rate = _safe_rate(rules, way) if _governed(rules) else rules.limits.rate
+    rate = _safe_rate(rules, way) if governed(rules) else rules.limits.rate
     order = Order(tier=way.tier, batch=way.batch, rate=rate)
     return State(order=order, told=order)
 
@@ -91,19 +95,25 @@ def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
                                                                           or _climbing(state)):
         state = replace(state, reached=learned(state.reached, state.order, sample))
     rules = replace(rules, ways=[as_reached(way, state.reached) for way in rules.ways])
+    state = replace(state, squeezed=min(state.squeezed, _DEPTH[sample.squeeze]))
     if sample.squeeze == "pause":
         return _told(state, replace(state.order, rate=0.0), sample.why_squeezed)
-    if missing := _missing(rules, sample):
-        return _blind(rules, state, sample, missing)
+    if lacks := missing(rules, sample):
+        return _blind(rules, state, sample, lacks)
     state = replace(_learned(rules, state, sample, dt_s), blind=max(state.blind - 1, 0))
-    if not state.blind and not _over(rules, sample):  # above a limit the rate falls first: another way may take seconds
+    if not state.blind and not exceeded(rules, sample):  # above a limit the rate falls first: a way may take seconds
         held_s = sample.now_s - state.way_s
         choice = choose(rules, _way(rules, state), state.power, sample, wanted(rules, sample),
                         settled=held_s >= _BATCH_DWELL_S, only_batch=held_s < _WAY_DWELL_S,
-                        squeezable=sample.now_s - state.grew_s >= _WAY_DWELL_S)
+                        squeezable=_squeezable(state, sample))
         if choice is not None:
             return _change(rules, state, sample, choice)
     return _pace(rules, state, sample)
+
+
+def _squeezable(state: State, sample: Sample) -> bool:
+    """Tell whether the memory ladder may take a smaller way now: once a rung, and not soon after a larger one."""
+    return _DEPTH[sample.squeeze] > state.squeezed and sample.now_s - state.grew_s >= _WAY_DWELL_S
 
 
 def back(state: State, way: Way) -> State:
@@ -125,32 +135,18 @@ def _asked(rules: Rules) -> float | None:
                 if bound is not None), default=None)
 
 
-def _governed(rules: Rules) -> bool:
-    return rules.limits.watts is not None or rules.limits.celsius is not None
-
-
-def _missing(rules: Rules, sample: Sample) -> str:
-    lacks = [name for name, limit, value in (("watts", rules.limits.watts, sample.watts),
-                                             ("temperature", rules.limits.celsius, sample.celsius))
-             if limit is not None and value is None]
-    return f"no {' and no '.join(lacks)}: {sample.trouble or 'the sensors tell nothing'}" if lacks else ""
-
-
 def _blind(rules: Rules, state: State, sample: Sample, why: str) -> tuple[State, str]:
-    # What the memory forces needs no sensor of power: without it a pause would be all that is left.
-    smaller = choose(rules, _way(rules, state), state.power, sample, None, settled=False,
-                     squeezable=sample.now_s - state.grew_s >= _WAY_DWELL_S)
-    if smaller is not None:
+    if smaller := choose(rules, _way(rules, state), state.power, sample, None, settled=False,
+                         squeezable=_squeezable(state, sample)):
         state, words = _change(rules, state, sample, smaller)
-        why = f"{words}; {why}"
+        why = f"{words}; {why}"  # what the memory forces needs no sensor of power; else only a pause were left
     safe, held = _safe_rate(rules, _way(rules, state)), state.order.rate
-    if held == 0.0 and not _over(rules, sample) and sample.now_s - state.told_s >= 2 * _DWELL_S:
+    if held == 0.0 and not exceeded(rules, sample) and sample.now_s - state.told_s >= 2 * _DWELL_S:
         held = safe  # whatever it was that paused the loop, nothing says that it still holds
     rate = safe if held is None else min(held, safe)
-    if _over(rules, sample):  # the sensor of another limit is there, and says so
+    if exceeded(rules, sample):  # the sensor of another limit is there, and says so
         rate = rate * _ALARM_FACTOR if rate * _ALARM_FACTOR >= _LEAST_RATE else 0.0
-    fresh = (smaller is not None or state.blind == 0 or state.why == "start"
-             or (rate == 0.0) != (state.order.rate == 0.0))
+    fresh = smaller or not state.blind or state.why == "start" or (rate == 0.0) != (state.order.rate == 0.0)
     state = replace(state, blind=_GOOD_SAMPLES, down_s=sample.now_s, power=Power(), heat=Heat())
     order = replace(state.order, rate=rate)
     why = f"{why}; the safest known pace until it is back"
@@ -184,7 +180,7 @@ def _learned(rules: Rules, state: State, sample: Sample, dt_s: float) -> State:
 def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     """Trim the rate of the way in service."""
     order, now_s, asked = state.order, sample.now_s, _asked(rules)
-    if not _governed(rules):
+    if not governed(rules):
         why = "nothing limits the rate" if asked is None else f"{asked:.3g} fps are wanted"
         if order.rate == asked:
             return state, ""
@@ -195,7 +191,7 @@ def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     if order.rate is None:  # there was no limit until now: begin with what is served
         order = replace(order, rate=max(sample.fps, state.top))
         state = replace(state, order=order)
-    rate, over, (cap, why) = order.rate or 0.0, _over(rules, sample), _cap(rules, state, sample)
+    rate, over, (cap, why) = order.rate or 0.0, exceeded(rules, sample), _cap(rules, state, sample)
     most = wanted(rules, sample) or math.inf
     if cap < min(_LEAST_RATE, most):
         if rate == 0.0:
@@ -228,7 +224,7 @@ def _cap(rules: Rules, state: State, sample: Sample) -> tuple[float, str]:
     caps: list[tuple[float, str]] = []
     if limits.watts is not None and sample.watts is not None:
         # Nothing is known of what a frame costs before the first pace was held for a moment: no more until then.
-        known = way.joules is not None or state.power.low is not None or bool(_over(rules, sample))
+        known = way.joules is not None or state.power.low is not None or bool(exceeded(rules, sample))
         allowed = rate_for_watts(state.power, limits.watts, sample.watts) if known else state.order.rate or 0.0
         if state.order.rate == 0.0:  # a pause ends when there is room, whatever a frame was thought to cost
             room = limits.watts - state.power.margin(limits.watts) - sample.watts
@@ -251,28 +247,21 @@ def _ahead(rules: Rules, state: State, sample: Sample, way: Way) -> float:
     if way.capacity is not None:
         return _AHEAD * max(way.capacity, state.top)
     rate = state.order.rate or rules.safe_rate
-    return max(_DOUBLE * rate if sample.fps >= 0.95 * rate else _AHEAD * max(state.top, sample.fps), rules.safe_rate)
-
-
-def _over(rules: Rules, sample: Sample) -> str:
-    """Return which hard limit is exceeded now, in words."""
-    limits = rules.limits
-    if limits.watts is not None and sample.watts is not None and sample.watts > limits.watts:
-        return f"{sample.watts:.2f} W measured, the limit is {limits.watts:g} W"
-    if limits.celsius is not None and sample.celsius is not None and sample.celsius >= limits.celsius:
-        return f"{sample.celsius:.1f} C measured, the limit is {limits.celsius:g} C"
-    return "the board complains: " + ", ".join(sample.alarms) if sample.alarms and _governed(rules) else ""
+    ahead = _DOUBLE * rate if sample.fps >= _KEEPS_UP * rate else _AHEAD * max(state.top, sample.fps)
+    return max(ahead, rules.safe_rate)
 
 
 def _change(rules: Rules, state: State, sample: Sample, choice: Choice) -> tuple[State, str]:
     """Go to another way, at the rate that costs what may be used; what was learned of the base stays."""
     asked = _asked(rules)
-    rate = min(choice.rate, math.inf if asked is None else asked) if _governed(rules) else asked
+    rate = min(choice.rate, math.inf if asked is None else asked) if governed(rules) else asked
     order = Order(tier=choice.way.tier, batch=choice.way.batch, rate=rate)
     before = _way(rules, state)
     grew_s = sample.now_s if (-choice.way.rank, choice.way.batch) > (-before.rank, before.batch) else state.grew_s
     state = replace(state, way_s=sample.now_s, grew_s=grew_s, top=0.0, down_s=sample.now_s,
                     power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
+    if choice.why == sample.why_squeezed:
+        state = replace(state, squeezed=_DEPTH[sample.squeeze])
     return _step(state, order, choice.why)
 
 

@@ -69,3 +69,26 @@ class Order:
         """Return it as one short text."""
         rate = "unpaced" if self.rate is None else "paused" if self.rate == 0 else f"{self.rate:.3g} fps"
         return f"{self.tier}, batch {self.batch}, {rate}"
+
+
+def governed(rules: Rules) -> bool:
+    """Tell whether there is a limit that only sensors can keep."""
+    return rules.limits.watts is not None or rules.limits.celsius is not None
+
+
+def missing(rules: Rules, sample: Sample) -> str:
+    """Return which reading that a limit needs is not there, and why, in words; empty when all are."""
+    lacks = [name for name, limit, value in (("watts", rules.limits.watts, sample.watts),
+                                             ("temperature", rules.limits.celsius, sample.celsius))
+             if limit is not None and value is None]
+    return f"no {' and no '.join(lacks)}: {sample.trouble or 'the sensors tell nothing'}" if lacks else ""
+
+
+def exceeded(rules: Rules, sample: Sample) -> str:
+    """Return which hard limit is exceeded now, in words."""
+    limits = rules.limits
+    if limits.watts is not None and sample.watts is not None and sample.watts > limits.watts:
+        return f"{sample.watts:.2f} W measured, the limit is {limits.watts:g} W"
+    if limits.celsius is not None and sample.celsius is not None and sample.celsius >= limits.celsius:
+        return f"{sample.celsius:.1f} C measured, the limit is {limits.celsius:g} C"
+    return "the board complains: " + ", ".join(sample.alarms) if sample.alarms and governed(rules) else ""

@@ -15,6 +15,7 @@ _SHORT = 0.85  # of what was asked for
 _MORE_OFFERED = 1.1
 _REMEMBERED_S = 300.0
 _NEWEST = 0.2  # weight of the newest sample in the mean
+_SERVED, _COARSE = 0.93, 1.25  # so much has to be counted, but for two and a half frames in 2 s
 _RAMP_S, _DOUBLING = 30.0, 2 ** 0.25
 _LEAST = 0.2  # frames per second
 
@@ -35,7 +36,7 @@ def served(asked: float | None, counted: float) -> float:
         asked: The pace; None or 0 = none.
         counted: Frames counted over the last two seconds / two seconds: a slow pace makes it coarse.
     """
-    return asked if asked and counted >= 0.8 * asked - 1.0 else counted
+    return asked if asked and counted >= _SERVED * asked - _COARSE else counted
 
 
 def learned(known: tuple[Reached, ...], order: Order, sample: Sample) -> tuple[Reached, ...]:

@@ -114,7 +114,7 @@ def test_the_devices_bytes_can_leak_too(rig):
 def test_growth_while_an_engine_is_loaded_is_not_looked_at(rig):
     def climb(loading):
         it, moves = rig(), []
-        for second in range(12):
+        for second in range(16):
             it.values["available"] = (900 - 50 * second) * MB
             moves.append(it.look(loading=loading).move)
         return [move for move in moves if move]

@@ -167,3 +167,8 @@ def test_the_slope_is_in_kelvin_per_second():
 def test_nothing_but_the_first_reading_at_the_limit_is_enough():
     assert heated([70.0]).cap == 7.0
     assert heated([69.9]).cap == 10.0
+
+
+def test_frames_that_were_not_counted_yet_are_not_taken_for_dear_ones():
+    power = learned([(8.0, 0.0), (8.0, 1.0), (8.0, 1.0), (8.0, 1.0)], known=None)
+    assert power.joules <= 0.15 * 8.0 / 1.0 + 1e-9, "nothing counted in the first moment is no price"
