@@ -57,7 +57,8 @@ def budget_problems(governing: Governing) -> Iterator[str]:
     if decided.blind:
         yield decided.why
     elif decided.order.rate == 0:
-        yield f"the loop is paused: {decided.why}"
+        now = decided.reading.watts if decided.reading else None
+        yield f"the loop is paused: {decided.why}" + (f"; {now:.1f} W now" if now is not None else "")
     if decided.reading:
         yield from (f"the board complains: {alarm}" for alarm in decided.reading.alarms)
     if keeper.state.taken:

@@ -53,6 +53,8 @@ class TierChanger:
             self._shunned[serving.refused] = (time.monotonic() + _FIRST_WAIT_S, _FIRST_WAIT_S)
         self.table_words = "not measured: `vedette tune`"
         """Whether there are operating points that fit, in words."""
+        self.measures = ""
+        """What the watts of the table are of, if it fits; empty otherwise."""
         self.failure = ""
         """Why the last change failed, in words; empty when it did not."""
 
@@ -92,11 +94,12 @@ class TierChanger:
             return
         now = points_file.current(self._config, self._recipe, self._offers, telemetry=telemetry.name,
                                   measures=telemetry.sample().measures)
+        self.measures = ""
         if why := misfits(table, now):
             self.table_words = f"stale, `vedette tune` measures anew: {'; '.join(why)}"
             _LOG.warning("operating points are %s", self.table_words)
         else:
-            self._ways = [way for way in ways(table) if way.tier in names]
+            self._ways, self.measures = [way for way in ways(table) if way.tier in names], table.measures
             self.table_words = f"fit, measured {time.strftime('%Y-%m-%d', time.localtime(table.at))}"
 
     def ways(self, max_batch: int) -> Sequence[Way]:
@@ -132,6 +135,9 @@ class TierChanger:
         """Free what the rungs that were just taken stand for, and what the allocator holds."""
         if "candidate" in rungs:
             self._serving.give_up_tuning("it was given up because memory had run short")
+        trim = getattr(self._pipeline.model.engine, "trim", None)
+        if trim:
+            trim()
         heap.give_back()
 
     def renewed(self) -> bool:
@@ -141,35 +147,62 @@ class TierChanger:
         self._known = self._serving.served
         return True
 
-    def change_to(self, tier: str) -> None:
-        """Begin to load ``tier``; nothing happens while another one is, or before this one may be tried again."""
-        offer = next((offer for offer in self._offers if offer.tier.name == tier), None)
+    def change_to(self, tier: str, *, unload_first: bool = False) -> None:
+        """Begin to load ``tier``; nothing happens while another one is, or before this one may be tried again.
+
+        Args:
+            tier: Its name.
+            unload_first: There is no memory for two engines: close the one that serves before the other is loaded. No
+                frame is looked at meanwhile.
+        """
+        offer, before = self._offer(tier), self._offer(self.tier)
         if offer is None or tier not in self.changeable():
             return
-        self._thread = threading.Thread(target=self._change, args=(offer,), name="tier", daemon=True)
+        self._thread = threading.Thread(target=self._change, args=(offer, before if unload_first else None),
+                                        name="tier", daemon=True)
         self._thread.start()
+
+    def _offer(self, tier: str) -> tiers.Offer | None:
+        return next((offer for offer in self._offers if offer.tier.name == tier), None)
 
     def take_failure(self) -> str:
         """Return why the last change failed, and forget it."""
         words, self.failure = self.failure, ""
         return words
 
-    def _change(self, offer: tiers.Offer) -> None:
+    def _change(self, offer: tiers.Offer, unloads: tiers.Offer | None) -> None:
+        """Load ``offer`` and let it take over; ``unloads`` is closed before, and loaded again if that fails."""
         name = offer.tier.name
+        if unloads and not self._waited(self._pipeline.unload()):
+            return
+        heap.give_back()
         try:
-            served = self._serving.load(offer)
-            taken_over = self._pipeline.swap(served.model)
-            while not taken_over.wait(_LOOK_AGAIN_S):
-                if self._stop.is_set():
-                    return
-            self._serving.served = self._known = served
-            self._shunned.pop(name, None)
+            served = self._serving.load(offer, alone=unloads is not None)
         except (AgentError, MemoryError) as error:
             wait_s = min(max(2 * self._shunned.get(name, (0.0, 0.0))[1], _FIRST_WAIT_S), _LONGEST_WAIT_S)
             self._shunned[name] = (time.monotonic() + wait_s, wait_s)
             what = error.what if isinstance(error, AgentError) else "there is not enough memory"
+            if unloads:
+                self._take_over(self._serving.load(unloads, alone=True, ask=False))
             self.failure = f"{name} cannot be loaded: {what}; not tried again for {wait_s / 60:.0f} min"
+        else:
+            if self._take_over(served):
+                self._shunned.pop(name, None)
         heap.give_back()
+
+    def _take_over(self, served: Served) -> bool:
+        """Let an engine take over; tell whether it did: a tuned one may have overtaken it."""
+        if not self._waited(self._pipeline.swap(served.model)) or self._pipeline.model is not served.model:
+            return False
+        self._serving.served = self._known = served
+        self.make_room(())
+        return True
+
+    def _waited(self, closed: threading.Event) -> bool:
+        while not closed.wait(_LOOK_AGAIN_S):
+            if self._stop.is_set():
+                return False
+        return True
 
     def _bare(self, batch: int) -> Way:
         rank = next((way.rank for way in self._ways if way.tier == self.tier), 0)

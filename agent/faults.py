@@ -4,28 +4,33 @@ Promises: nothing that may be a secret is repeated; of an address only what :fun
 judges values alone and opens nothing: what the values name is looked at by ``vedette config check``.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from agent.errors import ConfigError
 from agent.redact import redact
-from agent.units import quantity
+from agent.units import Bytes, Celsius, Quantity, quantity
 
 if TYPE_CHECKING:
-    from agent.config import BudgetSection, Config, SourceSection, UpstreamSection
+    from agent.config import BudgetSection, Config, QuietHours, SourceSection, UpstreamSection
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}\Z"
 KEYS = "see docs/configuration.md, or `vedette config show` for all keys"
 _SECRETS = re.compile(r"source\..+\.password|upstream\.(token|client_key)")
 _SAID = re.compile(r"(.*?)(?: - at `\$([^`]*)`)?", re.DOTALL)  # msgspec: text and, but for the root, path
 _REFERENCE = re.compile(r"file:[^\0]+|credential:\w[\w.@-]*")
+_NO_LIMIT = "leave it out for no limit"  # as agent/units.py says it of a zero
+_PAIRS = "write a list of [height, width] pairs, each side from 32 to 4096 pixels: [[480, 640], [320, 320]]"
 _LEAST_SPOOL = 1 << 20  # bytes; below, SQLite's own pages and the log beside them leave no room for events
+_LEAST_MEMORY = Bytes(32e6)  # a Python process with numpy alone takes more
+_COLDEST, _HOTTEST = Celsius(20), Celsius(130)  # a room; more than any silicon of a board is let reach
 
 
 class Problem(NamedTuple):
@@ -71,20 +76,48 @@ def explained(error: msgspec.ValidationError, values: Mapping[str, Any], origin:
                            f"remove it or correct its spelling{names}")
     if match := re.match(r"Object missing required field `(.+)`", text):
         return ConfigError(f"{origin_of(key, origin, path)}: {key}.{match.group(1)}: missing",
-                           f"add `{match.group(1)} = …` to [{key}]")
+                           f"add `{match.group(1)} = …` to {_header(key)}")
     file = origin_of(key, origin, path)
     if _SECRETS.fullmatch(key):
         return ConfigError(f"{file}: {key}: this is no reference to a secret", _HOW_TO_HIDE)
-    remedy = f"write it as a table: [{key}{'.NAME' * (key == 'source')}]" if "Expected `object`" in text else KEYS
+    text, remedy = _put(key, text, root)
     return ConfigError(f"{file}: {key}{_shown(values, key)}: {redact(text)}", remedy)
 
 
+def _put(key: str, text: str, root: type[msgspec.Struct]) -> tuple[str, str]:
+    """Return what is wrong with a value and how to mend it, from msgspec's ``text``."""
+    kind = _hint(root, key)
+    if get_origin(kind) is Literal:
+        text = "it has no such value" if text.startswith("Invalid enum value") else text
+        return text, f"write one of {', '.join(json.dumps(value) for value in get_args(kind))}"
+    if re.fullmatch(r"budget\.quiet_hours\[\d+\]\.(begin|end)", key):
+        return "this is no time of day", 'write HH:MM in quotes, for example "22:00"'
+    if re.fullmatch(r"budget\.quiet_hours(\[\d+\])?", key):
+        return text, f"write each entry below double brackets: {_header(key)}"
+    if key == "budget.sizes":
+        return text, _PAIRS
+    if "Expected `object`" in text:
+        return text, f"write it as a table: [{key}{'.NAME' * (key == 'source')}]"
+    table, _, name = key.rpartition(".")
+    fields = msgspec.structs.fields(struct) if (struct := _table(root, table)) else ()
+    default = next((field.default for field in fields if field.name == name), None)
+    if isinstance(default, Quantity):
+        text = text.replace(_NO_LIMIT, f"leave it out for {default}")
+    return text, KEYS
+
+
+def _header(key: str) -> str:
+    """Return how the table ``key`` is headed in TOML; one of a list has two brackets."""
+    listed = re.fullmatch(r"(budget\.quiet_hours)(?:\[\d+\])?", key)
+    return f"[[{listed[1]}]]" if listed else f"[{key}]"
+
+
 def origin_of(key: str, origin: Mapping[str, Path], default: Path) -> Path:
-    """Return the file that set ``key`` or its nearest table."""
+    """Return the file that set ``key``, its list or its nearest table."""
     while key:
         if key in origin:
             return origin[key]
-        key = key.rpartition(".")[0]
+        key = key[:max(key.rfind("."), key.rfind("["), 0)]
     return default
 
 
@@ -109,6 +142,14 @@ def _budget_problems(budget: "BudgetSection") -> Iterator[Problem]:
     areas = [height * width for height, width in budget.sizes]
     if any(later >= earlier for earlier, later in pairwise(areas)):
         yield Problem("budget.sizes", "each canvas must be smaller than the one before it", "sort them, largest first")
+    if budget.rate is not None:
+        yield from _above_the_rate(budget, budget.rate)
+    if budget.memory is not None and budget.memory < _LEAST_MEMORY:
+        yield Problem("budget.memory", f"{budget.memory} is less than the agent takes before it has any engine",
+                      f"give it {_LEAST_MEMORY} or more; `vedette status` shows what it takes")
+    yield from _bad_celsius("budget.celsius", budget.celsius)
+    for number, hours in enumerate(budget.quiet_hours):
+        yield from _quiet_problems(f"budget.quiet_hours[{number}]", hours)
     if budget.telemetry == "off" and budget.policy != "off" and (budget.watts or budget.celsius is not None):
         yield Problem("budget.telemetry", "without sensors watts and celsius cannot be kept",
                       'write `telemetry = "auto"`, or `policy = "off"`')
@@ -116,6 +157,32 @@ def _budget_problems(budget: "BudgetSection") -> Iterator[Problem]:
         if value is not None and budget.telemetry not in {"auto", "jtop"}:
             yield Problem(f"budget.{key}", f"only jtop can set it, and telemetry is {budget.telemetry!r}",
                           f'write `telemetry = "auto"` or "jtop", or leave {key} out')
+
+
+def _above_the_rate(budget: "BudgetSection", rate: Quantity) -> Iterator[Problem]:
+    if budget.fps is not None and budget.fps > rate:
+        yield Problem("budget.fps", f"{budget.fps} can never be reached: budget.rate allows {rate}",
+                      f'write `fps = "{rate}"` or less, or `rate = "{budget.fps}"` or more')
+    # The default may be above: nobody wrote it, and the rate holds all the same.
+    if budget.safe_rate > rate and budget.safe_rate != type(budget)().safe_rate:
+        yield Problem("budget.safe_rate", f"{budget.safe_rate} is more than budget.rate allows, {rate}",
+                      f'write `safe_rate = "{rate}"` or less, or `rate = "{budget.safe_rate}"` or more')
+
+
+def _bad_celsius(key: str, limit: Celsius | None) -> Iterator[Problem]:
+    if limit is not None and not _COLDEST <= limit <= _HOTTEST:
+        why = "a limit below the air's temperature pauses for ever" if limit < _COLDEST else "no board runs at that"
+        yield Problem(key, f"{limit}: {why}", f'write {_COLDEST} to {_HOTTEST}, for example "85C"')
+
+
+def _quiet_problems(key: str, hours: "QuietHours") -> Iterator[Problem]:
+    if hours.begin == hours.end:
+        yield Problem(key, f"begin and end are both {hours.begin}, so they hold all day",
+                      "write another `end`; limits for the whole day belong into [budget]")
+    if hours.rate is None and hours.watts is None and hours.celsius is None:
+        yield Problem(key, "it limits nothing",
+                      'add `rate = "2fps"`, `watts = "5W"` or `celsius = "60C"`, or remove it')
+    yield from _bad_celsius(f"{key}.celsius", hours.celsius)
 
 
 def _source_problems(name: str, source: "SourceSection") -> Iterator[Problem]:
@@ -188,27 +255,42 @@ def _key(where: str, text: str, values: Mapping[str, Any], root: type[msgspec.St
                 if str(error) == (f"{text} - at `${tail}`" if tail else text):
                     where = f".source.{name}{tail}"
                     break
-    return re.sub(r"\[[^\]]*\]", "", where).lstrip(".")
+    return re.sub(r"(?<!\.quiet_hours)\[[^\]]*\]", "", where).lstrip(".")  # which of the tables is worth knowing
 
 
 def _table(root: type[msgspec.Struct], key: str) -> type[msgspec.Struct] | None:
     """Return the struct that the table ``key`` is read as."""
+    kind = _hint(root, key)
+    return kind if hasattr(kind, "__struct_fields__") else None
+
+
+def _hint(root: type[msgspec.Struct], key: str) -> Any:
+    """Return the type that ``key`` is read as; None = there is no such key."""
     kind: Any = root
     for part in filter(None, key.split(".")):
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
-        else:
-            kind = get_type_hints(kind).get(part) if hasattr(kind, "__struct_fields__") else None
-    return kind if hasattr(kind, "__struct_fields__") else None
+            continue
+        name, listed, _ = part.partition("[")
+        kind = get_type_hints(kind).get(name) if hasattr(kind, "__struct_fields__") else None
+        if listed and get_origin(kind) is list:
+            kind = get_args(kind)[0]
+    return kind
 
 
 def _shown(values: Any, key: str) -> str:
     """Return the value for a message; tables and lists of text are left out, as they may hold what is secret."""
-    for part in key.split("."):
-        if not isinstance(values, Mapping) or part not in values:
+    for part in re.sub(r"(?<=quiet_hours)\[", ".", key).replace("]", "").split("."):
+        if isinstance(values, list) and part.isdecimal():
+            values = values[int(part)]
+        elif isinstance(values, Mapping) and part in values:
+            values = values[part]
+        else:
             return ""
-        values = values[part]
     if isinstance(values, str):
         return f" = {redact(repr(values))}"
-    numbers = values if isinstance(values, list) else [values]
-    return f" = {values!r}" if all(isinstance(number, (int, float)) for number in numbers) else ""
+    return f" = {values!r}" if _all_numbers(values) else ""
+
+
+def _all_numbers(value: object) -> bool:
+    return all(map(_all_numbers, value)) if isinstance(value, list) else isinstance(value, (int, float))

@@ -22,6 +22,7 @@ from agent.power import governor
 from agent.power.governor import PERIOD_S
 from agent.power.ledger import Ledger, Step
 from agent.power.orders import Order, Rules, Sample
+from agent.power.pinned import Pinned
 from agent.power.policy import Limits, Policy, limits_at
 from agent.power.reach import served
 from agent.power.shares import Demand, shares
@@ -76,6 +77,7 @@ class Governing:
         self._telemetry = telemetry
         self._tell = tell
         self._stop = stop
+        self._pinned = Pinned()
         self._trust = RecentTrust()
         self._counts: deque[tuple[float, int]] = deque([(time.monotonic(), self._processed())], maxlen=_COUNTED + 1)
         self._quiet = ""
@@ -88,7 +90,7 @@ class Governing:
         self._shares: Mapping[str, float | None] = {}
         self._tier = changer.tier
         self._renewed_s = -1e9
-        self._held = self._state.order.rate
+        self._held, self._held_batch = self._state.order.rate, self._state.order.batch
         self._act(self._state.order)
         self.decided = self._decided(limits, None)
 
@@ -103,7 +105,7 @@ class Governing:
             self._telemetry.close()
 
     def _govern(self) -> None:
-        reading, now_s = _believed(self._telemetry.sample()), time.monotonic()
+        reading, now_s = self._read(), time.monotonic()
         if (renewed := self._changer.renewed()) or self._changer.tier != self._tier:
             self._renew(asked=not renewed)
         if failure := self._changer.take_failure():
@@ -115,14 +117,13 @@ class Governing:
             self._took("limits", self._state.order, self._state.order, words, reading)
         self._keep_memory(reading)
         rules, sample = self._rules(limits), self._sample(now_s, reading)
-        was, told, was_blind = self._state.order, self._state.told, self._state.blind > 0 and self._state.why != "start"
+        was, told, was_blind = self._state.order, self._state.told, self._state.blind_told
         self._state, why = governor.decide(rules, self._state, sample)
         order = self._state.order
         before = was if _lower(order.rate, was.rate) else told  # the silent rise before a cut belongs to the story
         self._act(order)
         if why:
-            blind = self._state.blind > 0
-            kind = "blind" if blind and not was_blind else "step"
+            kind = "blind" if self._state.blind_told and not was_blind else "step"
             self._since_s = now_s
             self._took(kind, before, order, why, reading)
         elif was_blind and not self._state.blind and self._governed(limits):
@@ -147,11 +148,16 @@ class Governing:
 
     # Measuring ------------------------------------------------------------------------------------------------
 
+    def _read(self) -> Reading:
+        reading = self._telemetry.sample()
+        return self._pinned.check(_believed(reading), table=self._changer.measures,
+                                  stand_in=getattr(self._telemetry, "stands_in", False))
+
     def _sample(self, now_s: float, reading: Reading) -> Sample:
         before_s, before = self._counts[-1]
         self._counts.append((now_s, self._processed()))
         (first_s, first), (_, last) = self._counts[0], self._counts[-1]
-        self.ledger.passed(self._state.order, now_s - before_s, last - before, reading.watts)
+        self.ledger.passed(replace(self._state.order, tier=self._tier), now_s - before_s, last - before, reading.watts)
         offered = [demand.fps for demand in self._demands()]
         counted = (last - first) / max(now_s - first_s, 1e-3)
         return Sample(
@@ -160,7 +166,8 @@ class Governing:
             # Where no source gives frames, nobody knows yet what they will give.
             offered=sum(fps or 0.0 for fps in offered) if offered and None not in offered else None,
             alarms=reading.alarms, trouble=reading.trouble, squeeze=self.keeper.force, why_squeezed=self.keeper.why,
-            changing=self._state.order.tier != self._tier or now_s - self._renewed_s < _TAKING_OVER_S)
+            changing=self._state.order.tier != self._tier or now_s - self._renewed_s < _TAKING_OVER_S,
+            serving=self._tier)
 
     def _processed(self) -> int:
         return sum(lane.meter.processed for lane in self._lanes)
@@ -189,16 +196,17 @@ class Governing:
     def _act(self, order: Order) -> None:
         rate = order.rate
         if order.tier != self._changer.tier:
-            self._changer.change_to(order.tier)
+            self._changer.change_to(order.tier, unload_first=self.keeper.force in {"tier", "pause"})
             rate = _least(rate, self._held)  # frames cost what they cost until the other engine has taken over
         else:
-            self._held = rate
+            self._held, self._held_batch = rate, order.batch
         self._shares = shares(rate, self._demands())
         self._pipeline.pace(rate, order.batch, self._shares)
 
     def _keep_memory(self, reading: Reading) -> None:
         kept = self.keeper.look(self._changer.device_bytes, self._changer.rungs(self._state.order.batch),
-                                loading=self._changer.loading)
+                                loading=self._changer.loading
+                                or time.monotonic() - self._renewed_s < _TAKING_OVER_S)
         taken = self.keeper.state.taken
         self._pipeline.narrow = "queues" in taken
         if kept.move:
@@ -212,6 +220,8 @@ class Governing:
     def _renew(self, *, asked: bool) -> None:
         """Another engine serves; when it was not asked for here, a tuned one has taken over."""
         self._tier, self._renewed_s = self._changer.tier, time.monotonic()
+        if not asked:
+            self._changer.look_around(self._telemetry)  # the table may not know it
         if not asked or self._state.order.tier != self._tier:
             self._state = governor.back(self._state, self._changer.way(self._state.order.batch))
         self.keeper.restart()
@@ -219,7 +229,7 @@ class Governing:
     def _go_back(self, failure: str, reading: Reading) -> None:
         """Stay with the engine that serves, at its pace: the one that was ordered cannot be had."""
         before = self._state.order
-        state = governor.back(self._state, self._changer.way(before.batch))
+        state = governor.back(self._state, self._changer.way(min(before.batch, self._held_batch)))
         self._state = replace(state, order=replace(state.order, rate=_least(state.order.rate, self._held)))
         self._took("step", before, self._state.order, failure, reading)
 

@@ -9,6 +9,7 @@ from agent.power.leak import Leak, LeakWatch
 from agent.power.memory import MemoryReading, MemoryWatch
 
 _EVERY_S = 1.0
+_NEARLY_FULL = 0.97  # of the control group's limit
 _FORCES = ("pause", "tier", "batch")  # what the governor must know of, the strongest first
 
 
@@ -66,13 +67,14 @@ class MemoryKeeper:
         Args:
             device: Bytes the engine takes on the device; None = unknown, or none.
             available: Rungs that would free something, see :data:`agent.power.squeeze.RUNGS`.
-            loading: An engine is being loaded.
+            loading: An engine is being loaded, or has just taken over: what a rung gives shows only afterwards, so the
+                ladder waits, unless the kernel would not.
         """
         now_s = time.monotonic()
         if now_s - self._at_s < _EVERY_S - 0.05:
             return Kept(reading=self._last.reading)
         self._at_s, reading, move = now_s, self._watch.read(device), None
-        if not self._off:
+        if not self._off and not (loading and _has_room(reading)):
             self.state, move = squeeze.squeeze(self.state, squeeze.Sample(
                 reading=reading, budget=self._budget, reserve=self._reserve, available=available, loading=loading),
                 self._rules)
@@ -89,3 +91,8 @@ class MemoryKeeper:
     def restart(self) -> None:
         """Learn that another engine serves: what it takes is no leak."""
         self._leaks.restart()
+
+
+def _has_room(reading: MemoryReading) -> bool:
+    """Tell whether the kernel will not choose a victim soon."""
+    return reading.limit is None or reading.used is None or reading.used <= _NEARLY_FULL * reading.limit

@@ -65,6 +65,18 @@ def load_engine(file: EngineFile) -> Engine:
     return _warmed(loaded)
 
 
+def import_libraries(file: EngineFile) -> None:
+    """Import what loading ``file`` will, so that what is measured from now on is the engine's own memory.
+
+    Raises:
+        EngineError: something is not installed.
+    """
+    if file.runtime == "onnxruntime":
+        from agent.inference.onnxruntime import import_runtime  # noqa: PLC0415 -- see load_engine
+
+        import_runtime()
+
+
 class _Warms(Engine, Protocol):
     def warm_up(self) -> None: ...
 

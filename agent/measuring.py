@@ -24,9 +24,10 @@ from agent.errors import AgentError, ModelError
 from agent.gathering import Gathered, GatherJob
 from agent.inference.heads import HeadConfig, make_head
 from agent.inference.letterbox import Letterbox
-from agent.loading import EngineFile, load_engine
+from agent.loading import EngineFile, import_libraries, load_engine
 from agent.pipeline import Model
 from agent.power.choose import open_telemetry
+from agent.power.telemetry import Telemetry
 from agent.power.watching import Watcher
 from agent.tiers import Offer
 
@@ -152,23 +153,31 @@ def work(job: MeasureJob, report: Report, cancelled: Cancelled) -> Measurement:
     Raises:
         ModelError: the engine cannot be loaded or run, no head fits it, or the wanted sensors are not there.
     """
-    before = _resident()
     try:
-        with closing(open_telemetry(job.telemetry, Path(job.sysfs))) as telemetry, closing(
-                load_engine(job.engine)) as engine, closing(Watcher(telemetry)) as watcher:
-            spec = engine.spec
-            head = make_head(HeadConfig(kind=job.head.kind, classes=job.classes, score=job.head.score,
-                                        iou=job.head.iou, landmarks=job.head.landmarks), spec)
-            model = Model(engine=engine, place=Letterbox(spec.height, spec.width, job.pad).place, head=head)
-            shown: NDArray[np.uint8] = np.array(np.load(job.frames, mmap_mode="r")[:_PICTURES])
-            timed = timed_calls(model, shown, job.batch, job.rate, job.seconds, report=report, cancelled=cancelled)
-            device_bytes = getattr(engine, "device_bytes", None)
-            resident = _resident()
-            power = watcher.since(timed.since_s)
+        shown: NDArray[np.uint8] = np.array(np.load(job.frames, mmap_mode="r")[:_PICTURES])
+        import_libraries(job.engine)
+        with closing(open_telemetry(job.telemetry, Path(job.sysfs))) as telemetry:
+            telemetry.sample()
+            before = _resident()
+            return _measured(job, telemetry, shown, before, report=report, cancelled=cancelled)
     except ModelError:
         raise
     except AgentError as error:
         raise ModelError(error.what, error.remedy) from error
+
+
+def _measured(job: MeasureJob, telemetry: Telemetry, shown: NDArray[np.uint8], before: int, *, report: Report,
+              cancelled: Cancelled) -> Measurement:
+    """Measure; ``before`` is the resident memory without the engine, bytes."""
+    with closing(load_engine(job.engine)) as engine, closing(Watcher(telemetry)) as watcher:
+        spec = engine.spec
+        head = make_head(HeadConfig(kind=job.head.kind, classes=job.classes, score=job.head.score,
+                                    iou=job.head.iou, landmarks=job.head.landmarks), spec)
+        model = Model(engine=engine, place=Letterbox(spec.height, spec.width, job.pad).place, head=head)
+        timed = timed_calls(model, shown, job.batch, job.rate, job.seconds, report=report, cancelled=cancelled)
+        device_bytes = getattr(engine, "device_bytes", None)
+        resident = _resident()
+        power = watcher.since(timed.since_s)
     p50, p99 = (float(np.percentile(timed.took_s, share)) * 1e3 for share in (50, 99))
     return Measurement(
         calls=len(timed.took_s), fps=timed.fps, p50_ms=p50, p99_ms=p99, watts=power.watts, resident_bytes=resident,

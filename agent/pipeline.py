@@ -82,7 +82,8 @@ class Pipeline:
         self._deliver = deliver
         self._stop = stop
         self._model, self._batch = model, _canvases(model)
-        self._next: tuple[Model, threading.Event] | None = None
+        self._next: tuple[Model | None, threading.Event] | None = None
+        self._vacant = False  # the engine was closed, and no other one has come yet
         self._seen: tuple[str, Canvas] | None = None
         self._done: queue.Queue[_Batch | _Retired | None] = queue.Queue(maxsize=2)
         self._ended_ns = 0
@@ -106,6 +107,9 @@ class Pipeline:
             while not self._stop.is_set():
                 self.looking.beat()
                 self._change()
+                if self._vacant:
+                    self._schedule.rest(_IDLE_S)
+                    continue
                 if self.narrow and self._schedule.underway:
                     self._schedule.wait_until_told(_IDLE_S)
                     continue
@@ -167,17 +171,26 @@ class Pipeline:
 
         A model that waits for its turn and is overtaken by another is closed at once.
         """
+        return self._give(model)
+
+    def unload(self) -> threading.Event:
+        """Close the engine behind its last batch; return what is set then. No frame is looked at until :meth:`swap`."""
+        return self._give(None)
+
+    def _give(self, model: Model | None) -> threading.Event:
         closed = threading.Event()
         with self._schedule.ready:
             overtaken, self._next = self._next, (model, closed)
+            self._schedule.ready.notify_all()
         if overtaken:
-            overtaken[0].engine.close()
+            if overtaken[0]:
+                overtaken[0].engine.close()
             overtaken[1].set()
         return closed
 
     def close(self) -> None:
         """Close the engine, and the one that waits to take over; call when both threads have ended."""
-        for model in (self._next[0] if self._next else None, self._model):
+        for model in (self._next[0] if self._next else None, None if self._vacant else self._model):
             if model:
                 model.engine.close()
 
@@ -196,9 +209,14 @@ class Pipeline:
             if not self._next:
                 return
             (model, closed), self._next = self._next, None
-            old, self._model, self._batch = self._model, model, _canvases(model)
+            old, was_vacant, self._vacant = self._model, self._vacant, model is None
+            if model:
+                self._model, self._batch = model, _canvases(model)
             self._schedule.call_ns = 0
-        self._done.put(_Retired(engine=old.engine, closed=closed))
+        if was_vacant:
+            closed.set()
+        else:
+            self._done.put(_Retired(engine=old.engine, closed=closed))
 
     def _begin(self, taken: Sequence[tuple[Frame, int]]) -> _Batch:
         began_ns = time.monotonic_ns()
@@ -225,7 +243,8 @@ class Pipeline:
         self._ended_ns = ended_ns
         self.stages["infer"].record(alone_ns / 1e9)
         spent_ns, known_ns = alone_ns + before_ns, self._schedule.call_ns
-        self._schedule.call_ns = spent_ns if not known_ns else known_ns + (spent_ns - known_ns) // 8
+        # One call that took far longer (the process was stopped, the machine stood still) says little about the next.
+        self._schedule.call_ns = spent_ns if not known_ns else known_ns + (min(spent_ns, 4 * known_ns) - known_ns) // 8
 
     def _laid(self, frame: Frame) -> Canvas:
         """Return the frame's canvas, made now if its reader did not know this engine's size yet."""

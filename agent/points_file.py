@@ -45,6 +45,9 @@ def load(state_dir: Path, recipe: str) -> Table | None:
         _LOG.warning("%s cannot be used: it is schema %d of %s; `vedette tune` measures anew", path, table.schema,
                      table.recipe)
         return None
+    if any(point.fps < 0 or point.p50_ms < 0 or (point.watts or 0) < 0 for point in table.points):
+        _LOG.warning("%s cannot be used: a point in it is below 0; `vedette tune` measures anew", path)
+        return None
     return table
 
 

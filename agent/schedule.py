@@ -110,6 +110,11 @@ class Schedule:
             if self._someone_waits and not self.underway:
                 self.ready.notify_all()
 
+    def rest(self, timeout_s: float) -> None:
+        """Wait until something happens, at most for a moment."""
+        with self.ready:
+            self.ready.wait(timeout_s)
+
     def wait_until_told(self, timeout_s: float) -> None:
         """Wait until no frame is under way, at most for a moment."""
         with self.ready:

@@ -100,14 +100,20 @@ class Serving:
             self.served = self._smaller(error)
         return self.served
 
-    def load(self, offer: tiers.Offer) -> Served:
-        """Load another tier, beside the one that serves.
+    def load(self, offer: tiers.Offer, *, alone: bool = False, ask: bool = True) -> Served:
+        """Load another tier.
+
+        Args:
+            offer: Which one.
+            alone: The one that served is closed already.
+            ask: Whether there is room; False to have back what was there before.
 
         Raises:
-            NoRoomError: there is no room for both.
+            NoRoomError: there is none.
             EngineError: it cannot be loaded.
         """
-        self._room.ask(offer.plan, offer.need, self._engine)
+        if ask:
+            self._room.ask(offer.plan, offer.need, None if alone else self._engine)
         return self._with_head(load_engine(offer.file), offer.kind, offer.stored, _checked(offer))
 
     def give_up_tuning(self, why: str) -> None:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 
@@ -48,8 +48,7 @@ from agent.view import View
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
-_STOP_S = 5.0
-_READER_STOP_S = 0.5
+_STOP_S, _READER_STOP_S = 5.0, 0.5
 _TROUBLE = {SourceState.DOWN, SourceState.FROZEN, SourceState.BLACK}
 
 
@@ -79,7 +78,8 @@ class Supervisor:
         delivered = False
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
-            telemetry = open_telemetry(self._config.budget.telemetry, Path(self._config.budget.sysfs))
+            telemetry = parts.enter_context(closing(open_telemetry(
+                self._config.budget.telemetry, Path(self._config.budget.sysfs), wait=True)))
             self.view.power_mode = mode = parts.enter_context(PowerMode(self._config.budget, state_dir, self._stop))
             (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
             uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
@@ -123,9 +123,7 @@ class Supervisor:
             if self._crash is None:
                 self._leave_word(state_dir)
         self._raise_crash()
-        stats = spool.stats()
-        lost = stats.pending + stats.evicted + sum(stats.refused.values())
-        if lost:
+        if lost := _lost(spool):
             _LOG.error("%d events are lost: there was no room for them, or they were too old", lost)
         return self._verdict(readers, delivered and not lost)
 
@@ -166,7 +164,8 @@ class Supervisor:
         loader = self._start("loader", load)
         while loader.is_alive() and not self._stop.is_set():
             loader.join(_TICK_S)
-            _check(readers)
+            for reader in readers.values():
+                reader.check()
         return loaded[0] if loaded else None
 
     def _start_beside(self, serving: Serving, pipeline: Pipeline, recipe: Recipe, state_dir: Path
@@ -233,7 +232,8 @@ class Supervisor:
     def _watch(self, readers: Mapping[str, Reader], pipeline: Pipeline) -> None:
         """Replace hung readers and wait for the end: a signal, a defect, or no source left to read."""
         while not self._stop.wait(_TICK_S):
-            _check(readers)
+            for reader in readers.values():
+                reader.check()
             if all(reader.status().finished for reader in readers.values()) and pipeline.idle():
                 _LOG.info("all sources have ended")
                 return
@@ -269,9 +269,9 @@ class Supervisor:
         return EXIT_DEGRADED if failed or not delivered else EXIT_OK
 
 
-def _check(readers: Mapping[str, Reader]) -> None:
-    for reader in readers.values():
-        reader.check()
+def _lost(spool: Spool) -> int:
+    stats = spool.stats()
+    return stats.pending + stats.evicted + sum(stats.refused.values())
 
 
 def run(config: Config) -> int:

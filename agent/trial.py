@@ -25,7 +25,7 @@ from agent.errors import EngineError, ModelError
 from agent.inference.engine import Engine, Outputs, infer
 from agent.inference.heads import Head, HeadConfig, make_head
 from agent.inference.heads.best import OUTPUT as BEST
-from agent.loading import EngineFile, load_engine
+from agent.loading import EngineFile, import_libraries, load_engine
 from agent.records import Detections, Placement
 
 _RAW_FRAMES = 16  # raw outputs are compared on so many frames; boxes on all
@@ -79,6 +79,7 @@ def work(job: TrialJob, report: Report, cancelled: Cancelled) -> Trialled:
 
 
 def _measure(job: TrialJob, report: Report, cancelled: Cancelled) -> Measured:
+    import_libraries(job.candidate)
     before = _resident()
     with closing(load_engine(job.candidate)) as candidate:
         resident = _resident() - before

@@ -39,7 +39,8 @@ class Quantity(float):
         if not value and cls.zero is not None:
             raise ValueError(f"{written!r} must be more than 0: {cls.zero}")
         if value < cls.lowest:
-            raise ValueError(f"{written!r} is below the least possible value; write it like {cls.example!r}")
+            least = cls(cls.lowest) if cls.zero is None else "it must be more than 0"
+            raise ValueError(f"{written!r} is below the least possible value: {least}; write it like {cls.example!r}")
         if value > cls.highest or not math.isfinite(value):
             raise ValueError(f"{written!r} is above the greatest possible value"
                              f"{f', {cls(cls.highest)}' if math.isfinite(cls.highest) else ''}; "

@@ -133,6 +133,18 @@ def draw(seed: int, *, thermal: bool = False) -> Board:
         offered=None if r.random() < 0.5 else capacity * r.uniform(1.0, 2.0), random=r)
 
 
+def draw_tight(seed: int) -> Board:
+    """Return a random board whose limit is 2 to 10 % of what frames can add above its idle power.
+
+    The rate to begin with is up to 5 frames a second: more than many of them can keep.
+    """
+    board = draw(seed)
+    r, idle, dynamic = board.random, board.plant.idle, board.plant.joules * board.plant.capacity
+    limit = idle + dynamic * r.uniform(0.02, 0.10)
+    rules = replace(board.rules, limits=Limits(watts=limit), safe_rate=r.uniform(0.5, 5.0))
+    return replace(board, rules=rules, neighbour=0.0, low=limit)
+
+
 def _believed(r: random.Random, idle: float, tiers: Mapping[str, tuple[float, float]]) -> list[Way]:
     """Return the table: what is true, wrong by up to 15 % (joules) and 10 % (the rest)."""
     base, wrong = idle * r.uniform(0.9, 1.1), r.uniform(0.85, 1.15)

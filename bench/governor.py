@@ -19,7 +19,7 @@ from agent.power.orders import Rules, Sample
 from agent.power.points import Way
 from agent.power.policy import Limits
 from agent.power.sysfs import SysfsTelemetry
-from bench.boards import COMES_S, DOWN_S, END_S, UP_S, WARM_S, Board, Told, draw, drive
+from bench.boards import COMES_S, DOWN_S, END_S, UP_S, WARM_S, Board, Told, draw, draw_tight, drive
 from bench.row import Row
 
 _CHANGES = (DOWN_S, UP_S, COMES_S)
@@ -92,15 +92,30 @@ def heat(board: Board) -> tuple[float, float, float, int]:
             _swings(last))
 
 
+def just_above_idle(board: Board) -> tuple[float, float, float]:
+    """Return the share of periods within the limit, steps and pauses a minute, of four minutes after the first."""
+    told = drive(board, changes=False)
+    calm = [watts <= limit for at, watts, _, limit in told.rows() if at >= WARM_S]
+    steps, minutes = [order.rate for at, order, _ in told.steps if at >= WARM_S], len(calm) * PERIOD_S / 60
+    return _mean(calm), len(steps) / minutes, steps.count(0.0) / minutes
+
+
 def run(*, quick: bool) -> list[Row]:
     """Return the rows."""
     count = 100 if quick else 1000
     scores = [score(board, drive(board)) for board in map(draw, range(count))]
     known, unknown = ([each for each in scores if each.table is there] for there in (True, False))
+    tight = [just_above_idle(draw_tight(seed)) for seed in range(count // 4)]
     hot = [_changing_air(draw(seed, thermal=True)) for seed in range(count // 4)]
     steady_heat = [heat(draw(seed, thermal=True)) for seed in range(count // 4)]
     return [
         *_watts(f"{len(known)} boards with a table", known), *_watts(f"{len(unknown)} without", unknown),
+        Row(f"{len(tight)} boards with a limit just above idle: periods within the limit, %, mean",
+            100 * _mean([each[0] for each in tight]), ">= 99"),
+        Row("  the same, the worst 1 % of boards", 100 * _at([each[0] for each in tight], 0.01), ">= 95"),
+        Row("  pauses a minute, 99 % of boards", _at([each[2] for each in tight], 0.99), "<= 1"),
+        Row("  steps a minute, mean", _mean([each[1] for each in tight]), "<= 2"),
+        Row("  the same, 99 % of boards", _at([each[1] for each in tight], 0.99)),
         Row(f"{len(hot)} boards, air changes: kelvin above the limit at most", max(each[0] for each in hot), "<= 1.0"),
         Row("  periods within the temperature limit, %, mean", 100 * _mean([each[1] for each in hot]), ">= 99"),
         Row("  in balance: throughput / best static point, mean", _mean([each[2] for each in steady_heat]), ">= 0.92"),

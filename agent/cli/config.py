@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from agent.cli.options import config_option, json_option
-from agent.config import Config, EngineSection, SourceSection, UpstreamSection, load
+from agent.config import BudgetSection, Config, SourceSection, UpstreamSection, load
 from agent.errors import AgentError, ConfigError
 from agent.redact import redact
 
@@ -94,7 +94,8 @@ def _toml(value: Any) -> str:
 
 def _faults(loaded: Config) -> Iterator[AgentError]:
     """Yield what ``run`` would refuse, or would fail by, on this machine."""
-    yield from _engine_faults(loaded.engine, loaded.own_recipes)
+    yield from _engine_faults(loaded)
+    yield from _budget_faults(loaded.budget)
     for name, source in loaded.source.items():
         yield from _source_faults(f"source.{name}", source)
     yield from _upstream_faults(loaded.upstream)
@@ -104,10 +105,12 @@ def _faults(loaded: Config) -> Iterator[AgentError]:
                           "set [status] socket to a shorter path")
 
 
-def _engine_faults(engine: EngineSection, own_recipes: list[Path]) -> Iterator[AgentError]:
+def _engine_faults(loaded: Config) -> Iterator[AgentError]:
     from agent.building.recipe import find_recipe, recipe_folders, size_problem
     from agent.inference.onnxruntime import check_provider
+    from agent.tiers import canvases
 
+    engine, own_recipes = loaded.engine, loaded.own_recipes
     for folder in own_recipes:
         yield from _wrong_kind("engine.recipes", folder, folder=True)
     yield from _attempt(lambda: check_provider(engine.provider or _CPU))
@@ -121,6 +124,16 @@ def _engine_faults(engine: EngineSection, own_recipes: list[Path]) -> Iterator[A
             yield ConfigError(fault.what, f"put your model there, or correct [model] source in {recipe.folder}")
     if engine.size and (problem := size_problem(recipe.input, (engine.size[0], engine.size[1]))):
         yield ConfigError(f"engine.size: recipe {recipe.name}: {problem[0]}", problem[1])
+    yield from _attempt(lambda: canvases(loaded, recipe))
+
+
+def _budget_faults(budget: BudgetSection) -> Iterator[AgentError]:
+    """Tell whether the sensors' folder is one; a machine's own is never at fault, it may have no sensors."""
+    folder = Path(budget.sysfs)
+    if budget.telemetry in {"auto", "sysfs", "rapl"} and folder != Path("/sys"):
+        for fault in _wrong_kind("budget.sysfs", folder, folder=True):
+            yield ConfigError(fault.what, "name a folder made as /sys is (`vedette sensors --simulate` makes one), or "
+                              "leave sysfs out for /sys")
 
 
 def _source_faults(key: str, source: SourceSection) -> Iterator[AgentError]:

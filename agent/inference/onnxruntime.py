@@ -6,6 +6,7 @@ name and the runtime's own words; outputs belong to the caller. The model must b
 """
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class OnnxRuntimeEngine:
         self._session = self._open(runtime, path, provider or _CPU)
         self._input, self.spec = read_spec(self._session, max_batch, self._what)
         in_use = self._session.get_providers()[0]
+        self._has_arena, self._trims = in_use == _CPU, False
         self._description = EngineDescription(
             name=name, identity=identity, runtime=f"onnxruntime {runtime.__version__}", provider=in_use,
             precision=precision, threads=self._threads if in_use == _CPU else 0, model_sha256=model_sha256)
@@ -76,8 +78,9 @@ class OnnxRuntimeEngine:
             EngineError: the batch is not as above, or the run failed.
         """
         check_batch(batch, self.spec, self._what)
+        options, self._trims = self._shrinking() if self._trims else None, False
         try:
-            outputs: Outputs = self._session.run(None, {self._input: batch})
+            outputs: Outputs = self._session.run(None, {self._input: batch}, options)
         except self._errors as error:
             raise EngineError(f"{self._what}: the run failed: {error}", _REBUILD) from error
         return lambda: outputs
@@ -86,9 +89,27 @@ class OnnxRuntimeEngine:
         """Say what really runs."""
         return self._description
 
+    def trim(self) -> None:
+        """Let the next call give back what earlier, larger ones made the arena of the process grow by."""
+        self._trims = self._has_arena
+
     def close(self) -> None:
-        """Free the session; the engine is not used afterwards."""
+        """Free the session; the engine is not used afterwards.
+
+        The arena is the process's, not the session's: only a run gives back what it has grown by (335 MB with a canvas
+        of 640 and batch 4, 322 MB after closing it, 80 MB after such a run).
+        """
+        if self._session is not None and self._has_arena:
+            one = np.zeros((1, self.spec.height, self.spec.width, 3), np.uint8)
+            with suppress(*self._errors):  # an engine that fails is closed all the same
+                self._session.run(None, {self._input: one}, self._shrinking())
         self._session = None
+
+    @staticmethod
+    def _shrinking() -> Any:
+        options = import_runtime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _open(self, runtime: Any, path: Path, provider: str) -> Any:
         check_provider(provider)

@@ -24,6 +24,7 @@ _SETTLED_S = 3.0  # after a change of rate the residual says nothing about noise
 _OUTLIER = 0.10  # of the power: more is no noise but a neighbour
 _SIGMAS = 2.6  # of a normal distribution 0.5 % lies above
 _LEAST_MARGIN, _MOST_MARGIN = 0.006, 0.15  # of the limit
+_LEAST_TOLD = 0.2  # frames per second: of fewer the noise tells more than the cost
 _LEAST_SHARE = 0.15  # of the power, that frames take, where nothing is known of their cost
 
 _FAST_S, _SLOW_S = 3.0, 9.0  # two averages of the temperature, whose difference is its slope
@@ -77,6 +78,8 @@ class Power:
         """
         rate = fps if self.base is None else self.rate + (fps - self.rate) * _share(dt_s, LAG_S)
         joules = known if known is not None else self._estimate(watts, rate, dt_s)
+        if known is None and self.joules and fps < rate / 2:
+            joules = self.joules  # on the way into a pause frames would only seem ever dearer
         if self.base is None:
             return replace(self, rate=fps, quick=fps, calm=fps, base=max(watts - joules * fps, 0.0), mean=watts,
                            variance=(_FIRST_NOISE * watts) ** 2, joules=joules)
@@ -107,23 +110,29 @@ class Power:
         most = watts / max(rate, 0.1)
         if self.low is None:
             return _LEAST_SHARE * most
-        if rate <= 1.5 * self.low[0]:
+        if rate <= max(1.5 * self.low[0], _LEAST_TOLD):
             return self.joules or _LEAST_SHARE * most
         now = min(max((watts - self.low[1]) / (rate - self.low[0]), _LEAST_SHARE * most), most)
         return self.joules + (now - self.joules) * _share(dt_s, _COST_S) if self.joules else now
 
 
-def rate_for_watts(power: Power, limit: float, watts: float) -> float:
+def rate_for_watts(power: Power, limit: float, watts: float, joules: float | None = None) -> float:
     """Return the frames per second at which the power stays below ``limit`` watts; below 0 when nothing does.
 
     A measurement above the limit counts in full, at once; one below it only as far as the tracked base follows it.
+
+    Args:
+        power: What is known, of the way that serves.
+        limit: Watts.
+        watts: Measured.
+        joules: Of a frame of the way that is ordered; None = it is the one that serves.
     """
-    base = power.base or 0.0
+    base, cost = power.base or 0.0, power.joules if joules is None else joules
     if watts > limit:
-        base = max(base, watts - power.joules * power.quick)
-    if power.joules <= 0.0:  # the sensor said 0 W so far: nothing speaks against any rate
+        base, cost = max(base, watts - power.joules * power.quick), max(cost, power.joules)
+    if cost <= 0.0:  # the sensor said 0 W so far: nothing speaks against any rate
         return math.inf if base < limit else 0.0
-    return (limit - power.margin(limit) - base) / power.joules
+    return (limit - power.margin(limit) - base) / cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +143,13 @@ class Heat:
         fast: Average of the temperature over the last seconds, degrees Celsius; None = nothing measured yet.
         slow: A slower one.
         cap: Frames per second that may be served.
+        far: The limit is far away: the cap only keeps the rate from jumping.
     """
 
     fast: float | None = None
     slow: float = 0.0
     cap: float = 0.0
+    far: bool = False
 
     @property
     def slope(self) -> float:
@@ -158,17 +169,19 @@ class Heat:
             dt_s: Seconds since the last time.
         """
         if self.fast is None:
-            return Heat(fast=celsius, slow=celsius, cap=fps * _OVER_C_FACTOR if celsius >= limit else fps)
+            return Heat(fast=celsius, slow=celsius, cap=fps * _OVER_C_FACTOR if celsius >= limit else fps,
+                        far=limit - celsius > _FAR_C)
         heat = replace(self, fast=self.fast + (celsius - self.fast) * _share(dt_s, _FAST_S),
                        slow=self.slow + (celsius - self.slow) * _share(dt_s, _SLOW_S))
         room = ((limit - _BELOW_C - celsius) / _APPROACH_S - heat.slope) / _FULL_LOAD_SLOPE
         ahead = fps * (1 + min(max(room, _LEAST_AHEAD), _MOST_AHEAD))
         cap = min(max(self.cap, fps if room > 0 else 0.0) * math.exp(_GAIN * dt_s * max(room, -4.0)), ahead)
-        if room > 0 and limit - celsius > _FAR_C:
+        far = room > 0 and limit - celsius > _FAR_C
+        if far:
             cap = ahead
         if celsius >= limit:
             cap = min(cap, fps * _OVER_C_FACTOR)
-        return replace(heat, cap=cap)
+        return replace(heat, cap=cap, far=far)
 
 
 def _share(dt_s: float, time_constant_s: float) -> float:

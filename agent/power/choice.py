@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from agent.power.caps import Power
 from agent.power.orders import Rules, Sample
 from agent.power.points import Way
@@ -102,7 +104,9 @@ def _smaller(rules: Rules, now: Way, sample: Sample) -> Way | None:
         return max(half, key=lambda way: way.batch, default=Way(tier=now.tier, batch=now.batch // 2, rank=now.rank))
     if sample.squeeze == "tier":
         lower = [way for way in rules.ways if way.rank > now.rank and way.tier in rules.changeable]
-        return min(lower, key=lambda way: (way.rank, way.batch), default=None)
+        next_one = min(lower, key=lambda way: (way.rank, way.batch), default=None)
+        # Where nothing was measured a way bears the configured batch; a batch that was given up stays so.
+        return next_one and msgspec.structs.replace(next_one, batch=min(next_one.batch, now.batch))
     return None
 
 

@@ -3,6 +3,7 @@
 Each reader is imported when it is opened: a board with jtop needs no NVML.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,56 @@ class Unknown:
 
     def close(self) -> None:
         """Nothing was opened."""
+
+
+class Awaited(Unknown):
+    """A reader that is not there yet: looked for again every half minute, unknown until it comes.
+
+    A driver that is loaded late, or a service that starts after us, must not keep the cameras from being looked at.
+
+    Args:
+        opening: Opens it.
+        why: Says why it is not there, from what ``opening`` raised.
+        clock: Monotonic clock, seconds.
+    """
+
+    def __init__(self, opening: Open, why: Callable[[NoSensorsError], str],
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__("", clock)
+        self._opening, self._words = opening, why
+        self._telemetry: Telemetry | None = None
+        self._looked_s = -_LOOK_AGAIN_S
+        self._look()
+
+    @property
+    def name(self) -> str:
+        """Its name with its version; ``none`` until it comes."""
+        return self._telemetry.name if self._telemetry else super().name
+
+    @property
+    def stands_in(self) -> bool:
+        """The last reading is of a stand-in, see :class:`Chosen`."""
+        return bool(getattr(self._telemetry, "stands_in", False))
+
+    def sample(self) -> Reading:
+        """Return its reading; while it is not there, one of nothing, with the reason and what mends it."""
+        if self._telemetry is None and self._clock() - self._looked_s >= _LOOK_AGAIN_S:
+            self._look()
+        return self._telemetry.sample() if self._telemetry else super().sample()
+
+    def close(self) -> None:
+        """Close it, if it came; a second call does nothing."""
+        if self._telemetry:
+            self._telemetry.close()
+            self._telemetry, self._why = None, "the sensors were let go"
+        self._looked_s = math.inf
+
+    def _look(self) -> None:
+        self._looked_s = self._clock()
+        try:
+            self._telemetry = self._opening()
+        except NoSensorsError as error:
+            self._why = f"{self._words(error)}; looked for again every {_LOOK_AGAIN_S:.0f} s"
 
 
 class Chosen:
@@ -80,6 +131,11 @@ class Chosen:
     def kind(self) -> str:
         """Which of :data:`KINDS` gave the last reading."""
         return self._used.kind
+
+    @property
+    def stands_in(self) -> bool:
+        """The last reading is not of the most wanted."""
+        return self._used is not self._candidates[0]
 
     def sample(self) -> Reading:
         """Return the newest reading of the first that says anything; of the first of all where none does."""
@@ -140,7 +196,8 @@ class _Candidate:
 
 
 def open_telemetry(wanted: str, sysfs: Path, *, root: Path = machine.ROOT,
-                   openers: Mapping[str, Open] | None = None) -> Telemetry:
+                   openers: Mapping[str, Open] | None = None, wait: bool = False,
+                   clock: Callable[[], float] = time.monotonic) -> Telemetry:
     """Return the reader that ``[budget] telemetry`` asks for.
 
     ``auto`` asks, in this order: jtop where its service runs; the files below ``sysfs`` where they give power, or
@@ -151,27 +208,41 @@ def open_telemetry(wanted: str, sysfs: Path, *, root: Path = machine.ROOT,
         sysfs: Stands for ``/sys``.
         root: Stands for ``/``, where jtop's socket and what the machine is are looked for.
         openers: Stand for the readers, by kind.
+        wait: Give an :class:`Awaited` for what is not there now: what runs for months must not end because of that.
+        clock: Monotonic clock, seconds.
 
     Raises:
-        ConfigError: A reader is asked for by name and there is nothing for it to read, or there is none of that name.
+        ConfigError: There is no reader of that name; or, without ``wait``, there is nothing for it to read.
     """
     opening = openers or {"jtop": _jtop, "sysfs": partial(_sysfs, sysfs), "nvml": _nvml, "rapl": partial(_rapl, sysfs)}
     if wanted == "off":
         return Unknown("telemetry is off")
     if wanted == "auto":
-        try:
-            return Chosen(_candidates(opening, root))
-        except NoSensorsError as error:
-            return Unknown(f"no sensors here ({error.what})")
+        def choose() -> Telemetry:
+            return Chosen(_candidates(opening, root), clock)
+
+        return _or_else(choose, lambda error: f"no sensors here ({error.what})", clock, wait=wait)
     if wanted not in opening:
         raise ConfigError(f"[budget] telemetry = {wanted!r} is no reader of sensors",
                           f"use one of auto, off, {', '.join(KINDS)}")
+    if wait:
+        return _or_else(opening[wanted], lambda error: "; ".join(filter(None, [
+            f"[budget] telemetry = {wanted!r}: {error.what}", error.remedy])), clock, wait=True)
     try:
         return opening[wanted]()
     except NoSensorsError as error:
         also = 'set [budget] telemetry = "auto" to use what there is'
         raise ConfigError(f"[budget] telemetry = {wanted!r}: {error.what}",
                           f"{error.remedy}, or {also}" if error.remedy else also) from error
+
+
+def _or_else(opening: Open, why: Callable[[NoSensorsError], str], clock: Callable[[], float], *, wait: bool
+             ) -> Telemetry:
+    """Return what is opened; where it is not there, what is unknown, for good or until it comes."""
+    try:
+        return opening()
+    except NoSensorsError as error:
+        return Awaited(opening, why, clock) if wait else Unknown(why(error), clock)
 
 
 def _candidates(openers: Mapping[str, Open], root: Path) -> list[tuple[str, Open]]:

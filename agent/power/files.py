@@ -8,7 +8,7 @@ microseconds, so dozens of sensors cost a small part of a millisecond.
 import errno
 import os
 import re
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from pathlib import Path
 
 # No number of a sensor is longer; a file that holds more is not one.
@@ -20,6 +20,8 @@ _ASLEEP = frozenset({errno.EAGAIN, errno.ENODATA})
 _OFFLINE_MILLICELSIUS = -256_000
 # Beyond these no chip works: what says so is broken or offline.
 COLDEST, HOTTEST = -40.0, 150.0
+_UNREAD = " cannot be read: "
+_MOST_UNREAD = 2  # each is named
 
 
 class SensorFile:
@@ -84,7 +86,7 @@ class SensorFile:
     def _explain(self, error: OSError) -> None:
         self.asleep = error.errno in _ASLEEP
         self.gone = error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR}
-        self.why = f"{self.path} cannot be read: {error.strerror}"
+        self.why = f"{self.path}{_UNREAD}{error.strerror}"
 
     def close(self) -> None:
         """Let go of the open file; the next read opens it again."""
@@ -98,15 +100,31 @@ class Zones:
 
     Args:
         files: Name and file of each, thousandths of a degree Celsius.
+
+    Attributes:
+        files: The same, each name once.
     """
 
     def __init__(self, files: Iterable[tuple[str, SensorFile]]) -> None:
-        self._files: dict[str, SensorFile] = {}
+        self.files: dict[str, SensorFile] = {}
         for name, file in files:
-            self._files[unused(name, self._files, file.path.parent.name)] = file
+            self.files[unused(name, self.files, file.path.parent.name)] = file
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the last look at one of them found no such file."""
+        return any(file.gone for file in self.files.values())
+
+    def keep(self, before: "Zones") -> None:
+        """Take over those of ``before`` that are missing here, so that it is told that they tell nothing any more."""
+        paths = {file.path for file in self.files.values()}
+        for name, file in before.files.items():
+            # A number is given out again: then the file would tell another zone's temperature.
+            if name not in self.files and file.path not in paths:
+                self.files[name] = file
 
     def sample(self, troubles: MutableSequence[str]) -> dict[str, float]:
         """Return each zone's temperature, degrees Celsius, without those that are offline or broken.
@@ -115,7 +133,7 @@ class Zones:
             troubles: Gets a sentence for each that is broken; being switched off is no trouble.
         """
         found = {}
-        for name, file in self._files.items():
+        for name, file in self.files.items():
             value = file.read(_OFFLINE_MILLICELSIUS, 10_000_000)
             if value is None:
                 if not file.asleep:
@@ -128,8 +146,17 @@ class Zones:
 
     def close(self) -> None:
         """Let go of the open files."""
-        for file in self._files.values():
+        for file in self.files.values():
             file.close()
+
+
+def summed(troubles: Sequence[str]) -> str:
+    """Return the troubles as one text; of many files that cannot be read, the first and how many more there are."""
+    unread = [trouble for trouble in troubles if _UNREAD in trouble]
+    if len(unread) <= _MOST_UNREAD:
+        return "; ".join(troubles)
+    first = f"{unread[0]}, and {len(unread) - 1} more"
+    return "; ".join([first, *(trouble for trouble in troubles if _UNREAD not in trouble)])
 
 
 def hottest(zones: dict[str, float]) -> tuple[float | None, str]:

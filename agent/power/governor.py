@@ -17,9 +17,22 @@ from dataclasses import dataclass, field, replace
 
 from agent.power.caps import Heat, Power, rate_for_watts
 from agent.power.choice import Choice, choose
-from agent.power.orders import Order, Rules, Sample, exceeded, governed, missing
+from agent.power.orders import (
+    Order,
+    Rules,
+    Sample,
+    asked_for,
+    exceeded,
+    governed,
+    loading,
+    missing,
+    safest_rate,
+    wanted,
+    way_of,
+)
+from agent.power.pauses import Pauses, after_pause
 from agent.power.points import Way
-from agent.power.reach import Reached, after_pause, as_reached, learned
+from agent.power.reach import Reached, ahead, as_reached, learned
 
 PERIOD_S = 0.5
 """Between two decisions: power follows a change of rate by about as long, and a sensor is read as often."""
@@ -32,14 +45,11 @@ _UP, _GENTLY_DOWN = 0.12, 0.4  # of the way to the cap, a period
 _UP_UNKNOWN = 0.25  # without a table what a frame costs is taken for too much rather than too little
 _LEAST_RATE = 0.2  # frames per second; below it is a pause
 _GOOD_SAMPLES = 4
+_QUIET_S = 60.0  # a sensor that comes and goes is told so often
 _ALARM_FACTOR = 0.7
 _DEPTH = {"": 0, "batch": 1, "tier": 2, "pause": 3}
 _ROOM = 0.03  # of the limit
 _REACH_S = 4.0  # after a step nobody knows yet what the way gives
-_SAFE_SHARE = 0.8  # of the limit: measured points below that are safe to go to blindly
-_AHEAD = 1.1  # what is allowed never runs further ahead of what is served or wanted
-_DOUBLE = 2.5  # the cap of a rate that is served, where no table tells the capacity
-_KEEPS_UP = 0.7  # what is counted lags behind a climbing rate by about so much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,8 @@ class State:
         told: The order of the last step.
         why: Why the order is what it is, in words.
         blind: Good samples still missing before the sensors are believed; 0 = they are.
+        blind_told: This blindness was told; one that follows another at once is not.
+        blind_s: When one was told last.
         power: See :class:`agent.power.caps.Power`.
         heat: See :class:`agent.power.caps.Heat`.
         top: Frames per second this way has served at most, where no table tells its capacity.
@@ -58,6 +70,7 @@ class State:
         down_s: When the rate last went down.
         told_s: When the last step was told.
         way_s: When the way was last changed.
+        pauses: See :class:`agent.power.pauses.Pauses`.
         grew_s: When it was last changed to a larger one.
         squeezed: How deep a rung of the memory ladder has been answered by a smaller way.
         reached: What ways have given at most, see :mod:`agent.power.reach`.
@@ -67,6 +80,8 @@ class State:
     told: Order
     why: str = "start"
     blind: int = 1
+    blind_told: bool = False
+    blind_s: float = -1e9
     power: Power = field(default_factory=Power)
     heat: Heat = field(default_factory=Heat)
     top: float = 0.0
@@ -74,7 +89,7 @@ class State:
     down_s: float = -1e9
     told_s: float = -1e9
     way_s: float = -1e9
-    resumed_s: float = -1e9
+    pauses: Pauses = field(default_factory=Pauses)
     grew_s: float = -1e9
     squeezed: int = 0
     reached: tuple[Reached, ...] = ()
@@ -82,7 +97,7 @@ class State:
 
 def begin(rules: Rules, way: Way) -> State:
     """Return the state at the start, with ``way`` in service: at the safest pace until a sensor has spoken."""
-    rate = _safe_rate(rules, way) if governed(rules) else rules.limits.rate
+    rate = safest_rate(rules, way) if governed(rules) else rules.limits.rate
     order = Order(tier=way.tier, batch=way.batch, rate=rate)
     return State(order=order, told=order)
 
@@ -96,14 +111,17 @@ def decide(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
         state = replace(state, reached=learned(state.reached, state.order, sample))
     rules = replace(rules, ways=[as_reached(way, state.reached) for way in rules.ways])
     state = replace(state, squeezed=min(state.squeezed, _DEPTH[sample.squeeze]))
+    lacks, blind = missing(rules, sample), max(state.blind - 1, 0)
+    if not lacks:
+        state = replace(_learned(rules, state, sample, dt_s), blind=blind, blind_told=state.blind_told and blind > 0)
     if sample.squeeze == "pause":
+        state = replace(state, blind=_GOOD_SAMPLES) if lacks and state.blind else state
         return _told(state, replace(state.order, rate=0.0), sample.why_squeezed)
-    if lacks := missing(rules, sample):
+    if lacks:
         return _blind(rules, state, sample, lacks)
-    state = replace(_learned(rules, state, sample, dt_s), blind=max(state.blind - 1, 0))
     if not state.blind and not exceeded(rules, sample):  # above a limit the rate falls first: a way may take seconds
         held_s = sample.now_s - state.way_s
-        choice = choose(rules, _way(rules, state), state.power, sample, wanted(rules, sample),
+        choice = choose(rules, way_of(rules, state.order), state.power, sample, wanted(rules, sample),
                         settled=held_s >= _BATCH_DWELL_S, only_batch=held_s < _WAY_DWELL_S,
                         squeezable=_squeezable(state, sample))
         if choice is not None:
@@ -123,51 +141,31 @@ def back(state: State, way: Way) -> State:
                    power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
 
 
-def wanted(rules: Rules, sample: Sample) -> float | None:
-    """Return the frames per second there is any use for; None = as many as can be had."""
-    offered = sample.offered * _AHEAD if sample.offered is not None else None
-    return min((bound for bound in (offered, _asked(rules)) if bound is not None), default=None)
-
-
-def _asked(rules: Rules) -> float | None:
-    """Return the frames per second that are asked for, whatever the sources give."""
-    return min((bound for bound in (rules.limits.rate, rules.fps if rules.objective == "min_energy" else None)
-                if bound is not None), default=None)
-
-
 def _blind(rules: Rules, state: State, sample: Sample, why: str) -> tuple[State, str]:
-    if smaller := choose(rules, _way(rules, state), state.power, sample, None, settled=False,
+    if smaller := choose(rules, way_of(rules, state.order), state.power, sample, None, settled=False,
                          squeezable=_squeezable(state, sample)):
         state, words = _change(rules, state, sample, smaller)
         why = f"{words}; {why}"  # what the memory forces needs no sensor of power; else only a pause were left
-    safe, held = _safe_rate(rules, _way(rules, state)), state.order.rate
-    if held == 0.0 and not exceeded(rules, sample) and sample.now_s - state.told_s >= 2 * _DWELL_S:
-        held = safe  # whatever it was that paused the loop, nothing says that it still holds
+    safe, held = safest_rate(rules, way_of(rules, state.order)), state.order.rate
+    if held == 0.0 and not exceeded(rules, sample) and _waited(rules, state, sample):
+        held, state = safe, _ended(rules, state, sample)  # nothing says that what paused the loop still holds
     rate = safe if held is None else min(held, safe)
     if exceeded(rules, sample):  # the sensor of another limit is there, and says so
         rate = rate * _ALARM_FACTOR if rate * _ALARM_FACTOR >= _LEAST_RATE else 0.0
-    fresh = smaller or not state.blind or state.why == "start" or (rate == 0.0) != (state.order.rate == 0.0)
+    tell = not state.blind_told and sample.now_s - state.blind_s >= _QUIET_S
+    fresh = smaller or tell or (rate == 0.0) != (state.order.rate == 0.0)
+    if fresh:
+        state = replace(state, blind_told=True, blind_s=sample.now_s)
     state = replace(state, blind=_GOOD_SAMPLES, down_s=sample.now_s, power=Power(), heat=Heat())
     order = replace(state.order, rate=rate)
     why = f"{why}; the safest known pace until it is back"
     return _step(state, order, why) if fresh else (replace(state, order=order, why=why), "")
 
 
-def _safe_rate(rules: Rules, way: Way) -> float:
-    """Return the rate at which the table saw well less power than the limit; without that the configured one.
-
-    A table knows nothing about how hot it is today: a limit of degrees alone leaves the configured rate.
-    """
-    limit, rate = rules.limits.watts, rules.safe_rate
-    if limit is not None and rules.limits.celsius is None and way.base is not None and way.joules is not None:
-        rate = max(rate, (_SAFE_SHARE * limit - way.base) / way.joules)
-    bounds = [bound for bound in (rate, way.capacity, rules.limits.rate) if bound is not None]
-    return min(bounds)
-
-
 def _learned(rules: Rules, state: State, sample: Sample, dt_s: float) -> State:
-    way = _way(rules, state)
-    power, heat = state.power, state.heat
+    way, power, heat = way_of(rules, state.order), state.power, state.heat
+    if loading(state.order, sample):  # what is measured is still the other tier's
+        way = next((way for way in rules.ways if way.tier == sample.serving), way)
     if sample.watts is not None:
         power = power.followed(sample.watts, sample.fps, way.joules, dt_s)
     if sample.celsius is not None and rules.limits.celsius is not None:
@@ -179,14 +177,15 @@ def _learned(rules: Rules, state: State, sample: Sample, dt_s: float) -> State:
 
 def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
     """Trim the rate of the way in service."""
-    order, now_s, asked = state.order, sample.now_s, _asked(rules)
+    order, now_s, asked = state.order, sample.now_s, asked_for(rules)
     if not governed(rules):
         why = "nothing limits the rate" if asked is None else f"{asked:.3g} fps are wanted"
         if order.rate == asked:
             return state, ""
         if order.rate == 0.0:
-            state = replace(state, resumed_s=now_s)
-        free = after_pause(order.rate, asked, safe=rules.safe_rate, top=state.top, since_s=now_s - state.resumed_s)
+            state = _ended(rules, state, sample)
+        free = after_pause(order.rate, asked, safe=rules.safe_rate, top=state.top,
+                           since_s=now_s - state.pauses.resumed_s)
         return _trimmed(state, replace(order, rate=free), why)
     if order.rate is None:  # there was no limit until now: begin with what is served
         order = replace(order, rate=max(sample.fps, state.top))
@@ -197,19 +196,37 @@ def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
         if rate == 0.0:
             return state, ""
         why = (f"{over}, without any frame" if not sample.fps else over) if over else why
-        return _told(replace(state, down_s=now_s), replace(order, rate=0.0), why)
-    bound, may_rise = math.inf if asked is None else asked, not (over or state.blind)
+        return _told(replace(state, down_s=now_s, pauses=state.pauses.again(now_s)), replace(order, rate=0.0), why)
+    bound, may_rise = math.inf if asked is None else asked, not (over or state.blind or loading(state.order, sample))
     if rate == 0.0:
-        ready = may_rise and cap >= min(2 * _LEAST_RATE, most) and now_s - state.told_s >= 2 * _DWELL_S
-        again = replace(order, rate=min(cap, max(_LEAST_RATE, rules.safe_rate)))
-        return _step(state, again, why) if ready else (state, "")
+        ready = may_rise and _waited(rules, state, sample) and cap >= min(2 * _LEAST_RATE, most)
+        again = replace(order, rate=min(cap, _first_rate(rules, state, sample)))
+        return _step(_ended(rules, state, sample), again, why) if ready else (state, "")
     if cap < rate * (1 - _HYSTERESIS) or (over and cap < rate) or rate > bound:
         lower = min(cap if over else rate + _GENTLY_DOWN * (cap - rate), bound)
         state, order, why = replace(state, down_s=now_s), replace(order, rate=lower), over or why
     elif may_rise and cap > rate * (1 + _HYSTERESIS) and now_s - state.down_s >= _DWELL_S:
-        part = _UP if _way(rules, state).joules is not None else _UP_UNKNOWN
+        part = _UP if way_of(rules, state.order).joules is not None else _UP_UNKNOWN
         order = replace(order, rate=rate + part * (cap - rate))
     return _trimmed(state, order, why) if order != state.order else (state, "")
+
+
+def _first_rate(rules: Rules, state: State, sample: Sample) -> float:
+    """Return the rate after a pause: a safe one, and not more than the room there is now would carry."""
+    rate, limit, joules = rules.safe_rate, rules.limits.watts, way_of(rules, state.order).joules
+    if joules is None and state.power.low is not None:
+        joules = state.power.joules
+    if limit is not None and sample.watts is not None and joules:
+        rate = min(rate, (limit - state.power.margin(limit) - sample.watts) / joules)
+    return max(min(rate, state.pauses.rate(rules.safe_rate, sample.watts, rules.limits)), _LEAST_RATE)
+
+
+def _waited(rules: Rules, state: State, sample: Sample) -> bool:
+    return sample.now_s - state.told_s >= state.pauses.wait_s(sample.watts, rules.limits)
+
+
+def _ended(rules: Rules, state: State, sample: Sample) -> State:
+    return replace(state, pauses=state.pauses.over(sample.now_s, sample.watts, rules.limits))
 
 
 def _climbing(state: State) -> bool:
@@ -220,43 +237,37 @@ def _climbing(state: State) -> bool:
 
 def _cap(rules: Rules, state: State, sample: Sample) -> tuple[float, str]:
     """Return the frames per second that everything allows, and what binds, in words."""
-    way, limits = _way(rules, state), rules.limits
+    way, limits = way_of(rules, state.order), rules.limits
     caps: list[tuple[float, str]] = []
     if limits.watts is not None and sample.watts is not None:
         # Nothing is known of what a frame costs before the first pace was held for a moment: no more until then.
         known = way.joules is not None or state.power.low is not None or bool(exceeded(rules, sample))
-        allowed = rate_for_watts(state.power, limits.watts, sample.watts) if known else state.order.rate or 0.0
+        allowed = state.order.rate or 0.0
+        if known:
+            allowed = rate_for_watts(state.power, limits.watts, sample.watts, way.joules)
         if state.order.rate == 0.0:  # a pause ends when there is room, whatever a frame was thought to cost
             room = limits.watts - state.power.margin(limits.watts) - sample.watts
             allowed = math.inf if room > _ROOM * limits.watts else 0.0
         caps.append((allowed, f"{sample.watts:.2f} W of {limits.watts:g} W"))
     if limits.celsius is not None and sample.celsius is not None:
-        caps.append((state.heat.cap,
+        caps.append((state.heat.cap, "as fast as it may climb" if state.heat.far else
                      f"{sample.celsius:.1f} C, {state.heat.slope:+.2f} C/s, limit {limits.celsius:g} C"))
     if sample.alarms:
         caps.append((sample.fps * _ALARM_FACTOR, "the board complains: " + ", ".join(sample.alarms)))
     asked = wanted(rules, sample)
     if asked is not None:
         caps.append((asked, f"{asked:.3g} fps are wanted"))
-    caps.append((_ahead(rules, state, sample, way), "as fast as the engine is"))
+    caps.append((ahead(way, state.order.rate or rules.safe_rate, state.top, sample.fps, rules.safe_rate),
+                 "as fast as the engine is"))
     return min(caps)
-
-
-def _ahead(rules: Rules, state: State, sample: Sample, way: Way) -> float:
-    """Return how far the rate may run ahead of what is served: an engine at its end gives no more for a higher one."""
-    if way.capacity is not None:
-        return _AHEAD * max(way.capacity, state.top)
-    rate = state.order.rate or rules.safe_rate
-    ahead = _DOUBLE * rate if sample.fps >= _KEEPS_UP * rate else _AHEAD * max(state.top, sample.fps)
-    return max(ahead, rules.safe_rate)
 
 
 def _change(rules: Rules, state: State, sample: Sample, choice: Choice) -> tuple[State, str]:
     """Go to another way, at the rate that costs what may be used; what was learned of the base stays."""
-    asked = _asked(rules)
+    asked = asked_for(rules)
     rate = min(choice.rate, math.inf if asked is None else asked) if governed(rules) else asked
     order = Order(tier=choice.way.tier, batch=choice.way.batch, rate=rate)
-    before = _way(rules, state)
+    before = way_of(rules, state.order)
     grew_s = sample.now_s if (-choice.way.rank, choice.way.batch) > (-before.rank, before.batch) else state.grew_s
     state = replace(state, way_s=sample.now_s, grew_s=grew_s, top=0.0, down_s=sample.now_s,
                     power=replace(state.power, low=None, joules=0.0, settled_s=0.0))
@@ -265,20 +276,17 @@ def _change(rules: Rules, state: State, sample: Sample, choice: Choice) -> tuple
     return _step(state, order, choice.why)
 
 
-def _way(rules: Rules, state: State) -> Way:
-    order = state.order
-    return next((way for way in rules.ways if (way.tier, way.batch) == (order.tier, order.batch)),
-                Way(tier=order.tier, batch=order.batch))
-
-
 def _trimmed(state: State, order: Order, why: str) -> tuple[State, str]:
     """Change the rate; it is a step when it has left the told one far enough."""
     was, now = state.told.rate, order.rate
     if was is None or now is None or was == 0:
         return _told(state, order, why)
-    up = now > was
-    held_s = (state.now_s or 0.0) - state.told_s
-    if abs(now - was) > _TOLD * was and held_s >= (_HOLD_S if up else _HOLD_DOWN_S):
+    trimmed, held_s = state.order.rate or 0.0, (state.now_s or 0.0) - state.told_s
+    if now < trimmed:  # a cut after a silent rise is told when it is one by itself
+        tells = now < (1 - _TOLD) * max(was, trimmed) and held_s >= _HOLD_DOWN_S
+    else:
+        tells = now > (1 + _TOLD) * was and held_s >= _HOLD_S
+    if tells:
         return _step(state, order, why)
     return replace(state, order=order, why=why), ""
 

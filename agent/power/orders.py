@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from agent.power.points import Way
 from agent.power.policy import Limits, Objective
 
+AHEAD = 1.1
+"""What is allowed never runs further ahead of what is served or wanted."""
+_SAFE_SHARE = 0.8  # of the limit: measured points below that are safe to go to blindly
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -43,6 +47,7 @@ class Sample:
         squeeze: How far the memory ladder went: ``""``, ``batch``, ``tier``, ``pause``.
         why_squeezed: In words, with figures.
         changing: The ordered tier does not serve yet, or has only just begun to: ``fps`` says nothing about it.
+        serving: The tier that served; empty = the ordered one.
     """
 
     now_s: float
@@ -55,6 +60,7 @@ class Sample:
     squeeze: str = ""
     why_squeezed: str = ""
     changing: bool = False
+    serving: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +98,39 @@ def exceeded(rules: Rules, sample: Sample) -> str:
     if limits.celsius is not None and sample.celsius is not None and sample.celsius >= limits.celsius:
         return f"{sample.celsius:.1f} C measured, the limit is {limits.celsius:g} C"
     return "the board complains: " + ", ".join(sample.alarms) if sample.alarms and governed(rules) else ""
+
+
+def wanted(rules: Rules, sample: Sample) -> float | None:
+    """Return the frames per second there is any use for; None = as many as can be had."""
+    offered = sample.offered * AHEAD if sample.offered is not None else None
+    return min((bound for bound in (offered, asked_for(rules)) if bound is not None), default=None)
+
+
+def asked_for(rules: Rules) -> float | None:
+    """Return the frames per second that are asked for, whatever the sources give."""
+    return min((bound for bound in (rules.limits.rate, rules.fps if rules.objective == "min_energy" else None)
+                if bound is not None), default=None)
+
+
+def safest_rate(rules: Rules, way: Way) -> float:
+    """Return the rate at which the table saw well less power than the limit; without that the configured one.
+
+    A table knows nothing about how hot it is today: a limit of degrees alone leaves the configured rate.
+    """
+    limit, rate = rules.limits.watts, rules.safe_rate
+    if limit is not None and rules.limits.celsius is None and way.base is not None and way.joules is not None:
+        rate = max(rate, (_SAFE_SHARE * limit - way.base) / way.joules)
+    bounds = [bound for bound in (rate, way.capacity, rules.limits.rate) if bound is not None]
+    return min(bounds)
+
+
+def way_of(rules: Rules, order: Order) -> Way:
+    """Return the way that is ordered; one without figures where the table does not know it."""
+    same = [way for way in rules.ways if way.tier == order.tier]
+    rank = same[0].rank if same else 0
+    return next((way for way in same if way.batch == order.batch), Way(tier=order.tier, batch=order.batch, rank=rank))
+
+
+def loading(order: Order, sample: Sample) -> bool:
+    """Tell whether another tier than the ordered one still serves."""
+    return sample.serving not in {"", order.tier}

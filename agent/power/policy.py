@@ -78,7 +78,7 @@ def limits_at(policy: Policy, minute: int | None) -> tuple[Limits, str]:
         limits = policy.limits
         for hours in policy.quiet:
             limits = limits.tightened(hours.limits)
-        return limits, "any: the clock is not set"
+        return limits, "(the tightest of all, for the clock is not set)"
     for hours in policy.quiet:
         if minute is not None and hours.hold(minute):
             return policy.limits.tightened(hours.limits), str(hours)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.power.orders import Order, Sample
+from agent.power.orders import AHEAD, Order, Sample
 from agent.power.points import Way
 
 _SHORT = 0.85  # of what was asked for
@@ -16,7 +16,8 @@ _MORE_OFFERED = 1.1
 _REMEMBERED_S = 300.0
 _NEWEST = 0.2  # weight of the newest sample in the mean
 _SERVED, _COARSE = 0.93, 1.25  # so much has to be counted, but for two and a half frames in 2 s
-_RAMP_S, _DOUBLING = 30.0, 2 ** 0.25
+_DOUBLE = 2.5  # the cap of a rate that is served, where no table tells the capacity
+_KEEPS_UP = 0.7  # what is counted lags behind a climbing rate by about so much
 _LEAST = 0.2  # frames per second
 
 
@@ -62,22 +63,16 @@ def as_reached(way: Way, known: tuple[Reached, ...]) -> Way:
     return msgspec.structs.replace(way, capacity=max(fps, _LEAST))
 
 
-def after_pause(rate: float | None, asked: float | None, *, safe: float, top: float, since_s: float) -> float | None:
-    """Return the next rate on the way from a pause to ``asked`` where no watts or degrees hold it back.
-
-    It doubles every two seconds (at two decisions a second): memory had run short, and at full speed at once what is
-    short would be gone before anybody has looked.
+def ahead(way: Way, rate: float, top: float, fps: float, safe: float) -> float:
+    """Return how far the rate may run ahead of what is served: an engine at its end gives no more for a higher one.
 
     Args:
-        rate: Frames per second now; 0 = paused, None = no limit.
-        asked: Frames per second at the end; None = no limit.
-        safe: The first rate.
-        top: The most that was served lately: from there on nothing is gained by waiting.
-        since_s: Seconds since the pause ended.
+        way: In service.
+        rate: Frames per second that it may serve now.
+        top: The most it has served lately.
+        fps: Served now.
+        safe: The rate that is always allowed.
     """
-    if rate == 0.0:
-        return safe if asked is None else min(safe, asked)
-    if rate is None or since_s >= _RAMP_S or rate >= top or (asked is not None and rate >= asked):
-        return asked
-    doubled = rate * _DOUBLING
-    return doubled if asked is None else min(doubled, asked)
+    if way.capacity is not None:
+        return AHEAD * max(way.capacity, top)
+    return max(_DOUBLE * rate if fps >= _KEEPS_UP * rate else AHEAD * max(top, fps), safe)

@@ -8,13 +8,14 @@ named as a sum. A sum of which one rail tells nothing is no sum: then the total 
 All files are found once, when this starts, and kept open.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.power.files import SensorFile, Zones, distinct, hottest, hwmon_folders, line, thermal_zones, unused
+from agent.power.files import SensorFile, Zones, distinct, hottest, hwmon_folders, line, summed, thermal_zones, unused
 from agent.power.telemetry import NoSensorsError, Reading
 
 _TOTALS = ("VIN", "VDD_IN", "POM_5V_IN")
@@ -32,6 +33,7 @@ _COUNTED = {"oc1_event_cnt": "under-voltage", "oc2_event_cnt": "average over-cur
 _GPU = re.compile(r"gpu|\.g[a-z]1[0-9]b\Z|\.gm20b\Z")
 # A driver that is loaded anew gets another number, so files that vanished are looked for again, this often.
 _RESCAN_S = 10.0
+_RESCAN_WITHOUT_RAILS_S = 30.0  # their driver may be loaded late; on most machines it never is
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,13 +77,20 @@ class _Found:
     counters: dict[str, list[SensorFile]]
     brakes: list[tuple[str, SensorFile]]
 
+    def gone(self) -> bool:
+        """Whether the last look at one of them found no such file."""
+        return self.zones.gone or any(file.gone for file in self._files())
+
     def close(self) -> None:
         """Let go of all open files."""
         self.zones.close()
-        for files in (*(rail.files() for rail in self.rails.values()), *self.counters.values(),
-                      [file for _, file in self.brakes], [self.gpu] if self.gpu else []):
-            for file in files:
-                file.close()
+        for file in self._files():
+            file.close()
+
+    def _files(self) -> list[SensorFile]:
+        return [file for files in (*(rail.files() for rail in self.rails.values()), *self.counters.values(),
+                                   [file for _, file in self.brakes], [self.gpu] if self.gpu else [])
+                for file in files]
 
 
 class SysfsTelemetry:
@@ -118,8 +127,10 @@ class SysfsTelemetry:
     def sample(self) -> Reading:
         """Return what the sensors say now; takes well below a millisecond and never raises for a sensor."""
         at_s = self._clock()
-        if any(file.gone for rail in self._found.rails.values() for file in rail.files()):
-            self._look_again(at_s)
+        since_s = at_s - self._scanned_at
+        if since_s >= (_RESCAN_S if self._found.gone() else math.inf if self._found.rails else _RESCAN_WITHOUT_RAILS_S):
+            self._scanned_at = at_s
+            self._look_again()
         troubles: list[str] = []
         alarms: list[str] = []
         rails, watts, measures = self._power(troubles, alarms)
@@ -136,7 +147,7 @@ class SysfsTelemetry:
         self._events = {**self._events, **events}
         return Reading(at_s=at_s, watts=watts, measures=measures, rails=rails, celsius=celsius, hottest=hot,
                        zones=zones, gpu_load=None if load is None else load / 1000, alarms=tuple(alarms),
-                       events=events, trouble="; ".join(troubles))
+                       events=events, trouble=summed(troubles))
 
     def _power(self, troubles: MutableSequence[str], alarms: MutableSequence[str],
                ) -> tuple[dict[str, float], float | None, str]:
@@ -183,17 +194,15 @@ class SysfsTelemetry:
         return risen + [f"throttling by temperature: {kind}" for kind, file in self._found.brakes
                         if _is_set(file, troubles)]
 
-    def _look_again(self, now_s: float) -> None:
-        if now_s - self._scanned_at < _RESCAN_S:
-            return
-        self._scanned_at = now_s
-        fresh = _find(self._root, self._proc)
-        # Never fewer rails than before: a sum of those that are left would pass for the whole.
-        if fresh.rails.keys() >= self._found.rails.keys():
-            for name, rail in self._found.rails.items():
-                fresh.rails[name].was_on = rail.was_on
-            self._found.close()
-            self._found = fresh
+    def _look_again(self) -> None:
+        fresh, before = _find(self._root, self._proc), self._found
+        before.close()
+        for name, rail in before.rails.items():
+            # Never fewer rails than before: a sum of those that are left would pass for the whole.
+            fresh.rails.setdefault(name, rail).was_on = rail.was_on
+        fresh.zones.keep(before.zones)
+        fresh.gpu = fresh.gpu or before.gpu
+        self._found = fresh
 
     def close(self) -> None:
         """Let go of all open files."""
@@ -233,7 +242,8 @@ def _find(root: Path, proc: Path) -> _Found:
 
 def _ina3221(folder: Path, rails: dict[str, _Rail]) -> None:
     """Add the channels of one INA3221 that are connected and switched on."""
-    device = folder.resolve().parent.parent.name
+    folder = folder.resolve()  # of the device: a number below class/hwmon may be another chip's tomorrow
+    device = folder.parent.parent.name
     for path in distinct(folder, ("curr[123]_input",)):
         found = _CURRENT.match(path.name)
         volts = folder / f"in{found[1]}_input" if found else path
@@ -247,6 +257,7 @@ def _ina3221(folder: Path, rails: dict[str, _Rail]) -> None:
 
 def _ina238(folder: Path, rails: dict[str, _Rail], proc: Path) -> None:
     """Add the one channel of an INA238: on Thor, the input of the whole board, which NVIDIA calls VIN."""
+    folder = folder.resolve()
     power, volts, amps = (folder / name for name in ("power1_input", "in1_input", "curr1_input"))
     thor = "thor" in (line(proc / "device-tree/model") or "").lower() or "tegra264" in (
         line(proc / "device-tree/compatible") or "")
@@ -254,7 +265,7 @@ def _ina238(folder: Path, rails: dict[str, _Rail], proc: Path) -> None:
     if label.upper() == "NC" or not (power.exists() or (volts.exists() and amps.exists())):
         return
     one = power.exists()
-    rails[unused(label, rails, folder.resolve().parent.parent.name)] = _Rail(
+    rails[unused(label, rails, folder.parent.parent.name)] = _Rail(
         power=SensorFile(power) if one else None, volts=None if one else SensorFile(volts),
         amps=None if one else SensorFile(amps), alarms=_alarms(folder, "1"))
 

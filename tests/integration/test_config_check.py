@@ -56,6 +56,11 @@ def test_all_is_well_and_nothing_is_made(box, tmp_path):
     ('[engine]\nrecipes = ["recipes", "none"]', ["engine.recipes", "/none", "No such file"]),
     ('[engine]\nrecipes = ["recipes", "token"]', ["engine.recipes", "a file, not a folder"]),
     ("[engine]\nsize = [100, 64]", ["engine.size", "multiples of 32"]),
+    ("[budget]\nsizes = [[64, 64]]", ["budget.sizes", "[64, 64] is not smaller than the canvas of the engine, [64, 64]"]),
+    ("[engine]\nsize = [128, 128]\n[budget]\nsizes = [[100, 64]]", ["budget.sizes", "recipe mine", "multiples of 32"]),
+    ('[budget]\nsysfs = "none"', ["budget.sysfs", "/none", "No such file"]),
+    ('[budget]\ntelemetry = "sysfs"\nsysfs = "token"', ["budget.sysfs", "a file, not a folder"]),
+    ('[budget]\ntelemetry = "rapl"\nsysfs = "/nowhere"', ["budget.sysfs", "/nowhere", "No such file"]),
     ('[engine]\nprovider = "NoSuchProvider"', ["'NoSuchProvider'"]),
     ('[device]\nstate_dir = "token/state"', ["state directory", "/token is not a directory"]),
     ('[device]\nstate_dir = "token"', ["state directory", "/token is not a directory"]),
@@ -77,6 +82,14 @@ def test_each_fault_is_found(box, part, words):
     (fault,) = check(box(part))
     for word in words:
         assert word in fault
+
+
+@pytest.mark.parametrize("part", [
+    '[budget]\nsysfs = "recipes"', '[budget]\ntelemetry = "nvml"\nsysfs = "none"', '[budget]\ntelemetry = "off"\nsysfs = "none"',
+    '[budget]\ntelemetry = "sysfs"', "[engine]\nsize = [128, 128]\n[budget]\nsizes = [[64, 64]]",
+])
+def test_a_budget_that_is_well_is_said_to_be(box, part):
+    assert check(box(part)) == []
 
 
 def test_faults_are_told_all_at_once(box):

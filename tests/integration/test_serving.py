@@ -174,10 +174,10 @@ def test_an_engine_that_cannot_be_loaded_is_set_aside_and_the_loop_runs_on_the_l
 
 
 def test_without_room_for_any_engine_the_start_ends_with_the_figures_and_what_to_do(box):
-    with Agent(box.config('[budget]\nmemory = "1MB"\n')) as agent:
+    with Agent(box.config('[budget]\nmemory = "32MB"\n')) as agent:
         assert agent.wait() == 2, agent.said()
     assert "the engine 64x64 takes" in agent.said()
-    assert "of the budget of 1 MB" in agent.said()
+    assert "of the budget of 32 MB" in agent.said()
     assert "[budget] sizes" in agent.said()
 
 

@@ -113,6 +113,67 @@ def test_a_bad_value_names_file_key_value_and_remedy(tmp_path, text, key, value)
     assert caught.value.remedy
 
 
+QUIET = '[[budget.quiet_hours]]\nbegin = "22:00"\nend = "06:00"\nrate = "1fps"\n'
+
+
+@pytest.mark.parametrize(("text", "what", "remedy"), [
+    # A word that is not one of those there are.
+    ('[budget]\ntelemetry = "foo"', "budget.telemetry = 'foo': it has no such value", '"auto", "jtop", "sysfs", "nvml", "rapl", "off"'),
+    ('[budget]\npolicy = "best"', "budget.policy = 'best': it has no such value", '"max_fps", "min_energy", "off"'),
+    ("[budget]\npolicy = 3", "budget.policy = 3: Expected `str`", '"max_fps", "min_energy", "off"'),
+    ('[log]\nlevel = "loud"', "log.level = 'loud'", '"debug", "info", "warning", "error"'),
+    ('[engine]\nruntime = "torch"', "engine.runtime = 'torch'", '"onnxruntime", "tensorrt", "tensorrt_rtx"'),
+    # Quiet hours: which entry, and what.
+    (QUIET.replace("22:00", "25:00"), "budget.quiet_hours[0].begin = '25:00': this is no time of day", 'HH:MM in quotes, for example "22:00"'),
+    (QUIET + QUIET.replace('"06:00"', "6"), "budget.quiet_hours[1].end = 6: this is no time of day", 'HH:MM in quotes, for example "22:00"'),
+    (QUIET + QUIET.replace('"06:00"', "06:00:00"), "budget.quiet_hours[1].end: this is no time of day", "HH:MM in quotes"),
+    (QUIET + QUIET.replace('end = "06:00"', ""), "budget.quiet_hours[1].end: missing", "to [[budget.quiet_hours]]"),
+    (QUIET + QUIET.replace("rate", "rat"), "budget.quiet_hours[1].rat: unknown key", "keys here: begin, end, rate, watts, celsius"),
+    (QUIET + QUIET.replace("06:00", "22:00"), "budget.quiet_hours[1]: begin and end are both 22:00, so they hold all day", "write another `end`"),
+    (QUIET + QUIET.replace('rate = "1fps"', ""), "budget.quiet_hours[1]: it limits nothing", '`celsius = "60C"`, or remove it'),
+    (QUIET.replace('rate = "1fps"', 'celsius = "5C"'), "budget.quiet_hours[0].celsius: 5C: a limit below the air's", "20C to 130C"),
+    (QUIET.replace("[[", "[").replace("]]", "]"), "budget.quiet_hours: Expected `array`", "double brackets: [[budget.quiet_hours]]"),
+    ('[budget]\nquiet_hours = ["22:00"]', "budget.quiet_hours[0] = '22:00': Expected `object`", "double brackets: [[budget.quiet_hours]]"),
+    # Canvases.
+    ("[budget]\nsizes = [480]", "budget.sizes = [480]: ", "a list of [height, width] pairs"),
+    ("[budget]\nsizes = 480", "budget.sizes = 480: ", "a list of [height, width] pairs"),
+    ("[budget]\nsizes = [[480, 16]]", "budget.sizes = [[480, 16]]: Expected `int` >= 32", "from 32 to 4096 pixels"),
+    # Numbers.
+    ('[budget]\nsafe_rate = "0fps"', "more than 0: leave it out for 1fps", "all keys"),
+    ('[budget]\nwatts = "-9W"', "least possible value: it must be more than 0; write it like '9W'", "all keys"),
+    ('[spool]\nmax_age = "-1s"', "least possible value: 0s; write it like", "all keys"),
+    ('[budget]\ncelsius = "-300C"', "least possible value: -273.15C; write it like '85C'", "all keys"),
+    ('[budget]\ncelsius = "19.9C"', "budget.celsius: 19.9C: a limit below the air's temperature pauses for ever", "20C to 130C"),
+    ('[budget]\ncelsius = "131C"', "budget.celsius: 131C: no board runs at that", "20C to 130C"),
+    ('[budget]\nmemory = "31MB"', "budget.memory: 31MB is less than the agent takes", "32MB or more"),
+    ('[budget]\npolicy = "min_energy"\nfps = "5fps"\nrate = "4fps"', "budget.fps: 5fps can never be reached", '`fps = "4fps"` or less'),
+    ('[budget]\nsafe_rate = "5fps"\nrate = "4fps"', "budget.safe_rate: 5fps is more than budget.rate allows, 4fps", '`safe_rate = "4fps"` or less'),
+])
+def test_what_is_wrong_and_what_to_write_instead_is_said(tmp_path, text, what, remedy):
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, GOOD + text))
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+
+
+def test_limits_at_the_very_bounds_are_fine(tmp_path):
+    budget = load(write(tmp_path, GOOD + '[budget]\nmemory="32MB"\ncelsius="20C"\nrate="4fps"\nsafe_rate="4fps"\nfps="4fps"\npolicy="min_energy"\n'
+                        + QUIET.replace('rate = "1fps"', 'celsius = "130C"'))).budget
+    assert (budget.celsius, budget.quiet_hours[0].celsius) == (20, 130)
+
+
+def test_a_rate_below_the_default_of_safe_rate_is_fine(tmp_path):
+    assert load(write(tmp_path, GOOD + '[budget]\nrate = "0.5fps"')).budget.safe_rate == 1
+
+
+def test_the_file_that_is_at_fault_is_named_for_an_entry_of_a_list(tmp_path):
+    main = write(tmp_path, GOOD)
+    faulty = write(tmp_path, QUIET.replace("06:00", "22:00"), "conf.d/10-night.toml")
+    write(tmp_path, '[budget]\nwatts = "9W"', "conf.d/50-limits.toml")
+    with pytest.raises(ConfigError, match=str(faulty)):
+        load(main)
+
+
 def test_the_file_that_is_at_fault_is_named(tmp_path):
     main = write(tmp_path, GOOD)
     faulty = write(tmp_path, '[budget]\nwatts = "9kW"', "conf.d/50-limits.toml")
@@ -202,8 +263,8 @@ seconds = st.integers(0, 10**9).map(lambda number: f"{number / 1000}s") | st.dec
 
 
 @given(name=st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True), frozen=seconds, drain=seconds,
-       rate=st.integers(1, 10**6).map(lambda number: f"{number}/h"), memory=st.integers(1, 10**15).map(lambda number: f"{number}B"),
-       celsius=st.decimals(-200, 200, places=4), score=st.floats(1e-9, 1),
+       rate=st.integers(1, 10**6).map(lambda number: f"{number}/h"), memory=st.integers(32 * 10**6, 10**15).map(lambda number: f"{number}B"),
+       celsius=st.decimals(20, 130, places=4), score=st.floats(1e-9, 1),
        folder=st.text(st.characters(min_codepoint=1, max_codepoint=383), min_size=1))
 def test_what_is_shown_loads_as_the_same_again(name, frozen, drain, rate, memory, celsius, score, folder):
     quoted = json.dumps(folder, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -10,7 +10,7 @@ import pytest
 from agent.assembly import policy
 from agent.building.recipe_tables import InputTable
 from agent.config import Config, load
-from agent.power import admission, caps, governor, squeeze
+from agent.power import admission, caps, governor, orders, pauses, squeeze
 from agent.power import policy as hours
 from agent.power.choose import KINDS
 from agent.sections import BudgetSection, SourceSection
@@ -83,12 +83,12 @@ def test_each_series_it_names_is_exported():
     (r"goes back the other way within (\d+) s, a batch", governor._WAY_DWELL_S),
     (r"a batch within (\d+) s", governor._BATCH_DWELL_S),
     (r"never rises within (\d+) s after it fell", governor._DWELL_S),
-    (r"the loop pauses; it tries again when there is room, (\d+) seconds", 2 * governor._DWELL_S),
+    (r"the loop pauses; it tries again when there is room, (\d+) seconds", pauses._WAIT_S),
     (r"falls by\s(\d+) % of the way", 100 * governor._GENTLY_DOWN),
     (r"rises by (\d+) % of it", 100 * governor._UP),
     (r"\((\d+) % without a table\)", 100 * governor._UP_UNKNOWN),
     (r"Below ([\d.]+) frames a second the loop pauses", governor._LEAST_RATE),
-    (r"the table saw (\d+) % of the limit", 100 * governor._SAFE_SHARE),
+    (r"the table saw (\d+) % of the limit", 100 * orders._SAFE_SHARE),
     (r"a margin of ([\d.]+) standard", caps._SIGMAS),
     (r"at least ([\d.]+) % and at most", 100 * caps._LEAST_MARGIN),
     (r"and at most (\d+) % of the limit", 100 * caps._MOST_MARGIN),

@@ -45,7 +45,7 @@ class Changer:
     def __init__(self):
         self.tier, self.known, self.asked, self.looked = "big", [BIG], [], 0
         self.failure, self.new, self.loading, self.freed, self.device_bytes = "", False, False, [], 7
-        self.table_words = "fit"
+        self.table_words, self.measures = "fit", ""
 
     def look_around(self, telemetry):
         self.looked += 1
@@ -69,7 +69,7 @@ class Changer:
         new, self.new = self.new, False
         return new
 
-    def change_to(self, tier):
+    def change_to(self, tier, *, unload_first=False):
         self.asked.append(tier)
 
     def take_failure(self):
@@ -221,6 +221,55 @@ def test_a_reading_that_is_too_old_is_none_and_the_box_is_blind_until_it_is_back
     assert it.rate > 10.0
 
 
+def test_a_limit_is_not_kept_with_the_watts_of_something_else(rig):
+    it = rig()
+    it.board.values["measures"] = "GPU"
+    it.run(30.0)
+    fast, it.told = it.rate, []
+    it.board.values.update(watts=2.0, measures="CPU packages")
+    it.run()
+    assert fast > it.rate == pytest.approx(10.0)
+    assert it.kinds() == ["blind"]
+    assert "the watts are of CPU packages now, the limit was kept with those of GPU" in it.told[0][0].reason
+    assert it.governing.decided.reading.watts is None
+    it.run(20.0)
+    assert it.rate == pytest.approx(10.0)
+    assert it.kinds() == ["blind"]
+    it.board.values.update(watts=8.0, measures="GPU")
+    it.run(3.0)
+    assert it.kinds() == ["blind", "seeing"]
+
+
+def test_another_reader_of_the_same_watts_is_as_good(rig):
+    it = rig()
+    it.run(10.0)
+    it.board.name = "other 2.0"
+    it.run(10.0)
+    assert "blind" not in it.kinds()
+
+
+def test_the_limit_is_kept_with_what_the_table_was_measured_with(rig):
+    it = rig()
+    it.changer.measures = "GPU"
+    it.run()
+    assert "the watts are of VDD_IN now, the limit was kept with those of GPU" in it.governing.decided.reading.trouble
+    it.board.values["measures"] = "GPU"
+    it.run(3.0)
+    assert not it.governing.decided.blind
+
+
+def test_what_a_stand_in_measured_at_the_start_gives_way_to_the_wanted_one(rig):
+    it = rig()
+    it.board.stands_in, it.board.values["measures"] = True, "GPU"
+    it.run(3.0)
+    it.board.stands_in, it.board.values["measures"] = False, "VDD_IN"
+    it.run(3.0)
+    assert not it.governing.decided.blind
+    it.board.stands_in, it.board.values["measures"] = True, "GPU"
+    it.run()
+    assert it.governing.decided.blind
+
+
 def test_a_reading_of_almost_two_seconds_is_believed(rig):
     it = rig()
     it.board.age_s = 1.9
@@ -347,6 +396,45 @@ def test_what_the_engine_in_service_gives_says_nothing_about_the_one_that_is_loa
     assert [(each.tier, each.fps) for each in it.governing._state.reached] == [("small", pytest.approx(10.0, rel=0.1))], "now it does"
 
 
+def test_until_the_other_tier_has_taken_over_its_frames_are_booked_to_the_one_that_serves(stepping):
+    it = stepping
+    it.changer.loading = True
+    was = {each.name: each.seconds for each in it.governing.ledger.spent()}
+    it.run(10.0)
+    now = {each.name: each.seconds for each in it.governing.ledger.spent()}
+    assert now["big, batch 1"] == pytest.approx(was["big, batch 1"] + 10.0)
+    assert now.get("small, batch 1", 0.0) == was.get("small, batch 1", 0.0)
+    it.changer.tier, it.changer.loading = "small", False
+    it.run(5.0)
+    assert {each.name: each.seconds for each in it.governing.ledger.spent()}["small, batch 1"] == pytest.approx(5.0, abs=0.6)
+
+
+def test_for_three_seconds_after_another_tier_has_taken_over_what_is_counted_is_not_its_own(stepping, monkeypatch):
+    it, seen = stepping, []
+    decide = module.governor.decide
+    monkeypatch.setattr(module.governor, "decide", lambda rules, state, sample: (seen.append(sample), decide(rules, state, sample))[1])
+    it.changer.loading = True
+    it.run(2.0)
+    assert [(each.changing, each.serving) for each in seen] == [(True, "big")] * 4
+    it.changer.tier, it.changer.loading = "small", False
+    seen.clear()
+    it.run(4.0)
+    assert [each.changing for each in seen] == [True] * 6 + [False] * 2
+    assert {each.serving for each in seen} == {"small"}
+
+
+def test_a_sensor_that_comes_and_goes_is_told_once_a_minute_and_so_is_its_return(rig):
+    it = rig()
+    it.run(10.0)
+    it.told.clear()
+    good = it.board.values
+    for n in range(100):
+        it.board.values = {**good, "watts": None, "trouble": "lost"} if n % 6 == 0 else good
+        it.run(0.5)
+    kinds = it.kinds()
+    assert (kinds.count("blind"), kinds.count("seeing")) == (1, 1)
+
+
 def test_a_tier_that_cannot_be_loaded_is_told_and_the_one_in_service_stays(stepping):
     it = stepping
     held, asked, it.told = it.rate, len(it.changer.asked), []
@@ -433,7 +521,7 @@ def test_with_a_clock_that_cannot_be_believed_the_tightest_limits_count(rig):
     it.governing._trust = SimpleNamespace(distrust=lambda: "not synchronised")
     it.run()
     assert it.governing.decided.limits.watts == 7.0
-    assert it.governing.decided.quiet == "any: the clock is not set"
+    assert it.governing.decided.quiet == "(the tightest of all, for the clock is not set)"
 
 
 def test_the_thread_beats_and_lets_go_of_the_sensors_at_its_end(rig, monkeypatch):

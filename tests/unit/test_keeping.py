@@ -111,6 +111,22 @@ def test_the_devices_bytes_can_leak_too(rig):
     assert any(leaks)
 
 
+def test_what_is_swapped_out_can_leak_too(rig):
+    it, leaks = rig(), []
+    for second in range(0, 3 * 3600, 5):
+        it.values["swapped"] = second * 20_000
+        leaks.append(it.look(5.0).leak)
+    assert any(leaks)
+
+
+@pytest.mark.parametrize("budget", [None, 50_000 * MB])
+def test_the_limit_of_the_control_group_is_what_a_leak_runs_into_when_it_is_the_nearer_one(rig, budget):
+    it = rig(memory=budget)
+    it.values["limit"] = 2000 * MB
+    second, leak = grow(it, 3)[0]
+    assert leak.projected_s == pytest.approx((2000 - 300) * MB / 20_000 - second, rel=0.1)
+
+
 def test_growth_while_an_engine_is_loaded_is_not_looked_at(rig):
     def climb(loading):
         it, moves = rig(), []

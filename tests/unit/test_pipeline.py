@@ -338,6 +338,32 @@ def test_an_engine_with_another_canvas_may_take_over():
     assert len(small.batches) == len(large.batches) == 3
 
 
+def test_unloaded_it_looks_at_nothing_until_another_engine_comes():
+    first, second = ScriptedEngine(), ScriptedEngine()
+    with Loop(first) as loop:
+        feed(loop, 3)
+        loop.until(lambda: len(loop.results) == 3)
+        assert loop.pipeline.unload().wait(5)
+        assert first.closed
+        loop.slots["a"].put(frame("a", 3))
+        time.sleep(0.3)
+        assert len(loop.results) == 3
+        assert loop.pipeline.swap(Model(engine=second, place=place, head=one_box_head)).wait(5)
+        loop.until(lambda: len(loop.results) == 4)
+    assert not second.closed
+    loop.pipeline.close()
+    assert second.closed
+
+
+def test_one_call_that_stood_still_does_not_hold_back_the_next_ones():
+    with Loop(ScriptedEngine(call_s=0.01)) as loop:
+        feed(loop, 20)
+        loop.until(lambda: len(loop.results) == 20)
+        known = loop.pipeline._schedule.call_ns
+        loop.pipeline._took(0, int(60e9))
+        assert loop.pipeline._schedule.call_ns <= 1.5 * known
+
+
 # What the budget may change while the loop runs -----------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.errors import ConfigError
-from agent.power.choose import KINDS, Chosen, Unknown, open_telemetry
+from agent.power.choose import KINDS, Awaited, Chosen, Unknown, open_telemetry
 from agent.power.telemetry import NoSensorsError, Reading
 
 
@@ -124,6 +124,72 @@ def test_what_is_wanted_and_not_there_is_an_error(tmp_path, kind):
         open_telemetry(kind, tmp_path, root=tmp_path, openers=readers())
     assert f"no {kind} here" in error.value.what
     assert f"get a {kind}, or set" in error.value.remedy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_wanted_and_not_there_yet_is_awaited(tmp_path, kind):
+    clock, there = Clock(), readers()
+    there[kind].reading = JTOP
+    telemetry = open_telemetry(kind, tmp_path, root=tmp_path, openers=there, wait=True, clock=clock)
+    assert isinstance(telemetry, Awaited)
+    assert (telemetry.sample().watts, telemetry.name) == (None, "none")
+    assert telemetry.sample().trouble == (
+        f"[budget] telemetry = {kind!r}: no {kind} here; get a {kind}; looked for again every 30 s")
+    there[kind].there = True
+    clock.now = 29.9
+    assert telemetry.sample().watts is None
+    clock.now = 30.0
+    assert (telemetry.sample().watts, telemetry.sample().trouble, telemetry.name) == (7.0, "", f"{kind} 1.0")
+    clock.now = 100.0
+    telemetry.sample()
+    assert there[kind].opened == 1
+    telemetry.close()
+    telemetry.close()
+    assert there[kind].closed == 1
+    clock.now = 1000.0
+    assert telemetry.sample().trouble == "the sensors were let go"
+    assert there[kind].opened == 1
+
+
+def test_what_is_there_is_not_awaited(tmp_path):
+    there = readers(sysfs=RAILS)
+    assert open_telemetry("sysfs", tmp_path, root=tmp_path, openers=there, wait=True) is there["sysfs"]
+    assert isinstance(open_telemetry("auto", tmp_path, root=tmp_path, openers=there, wait=True), Chosen)
+
+
+def test_what_is_missing_is_looked_for_each_half_minute_and_the_reason_is_the_last_one(tmp_path):
+    clock, there = Clock(), readers()
+    telemetry = open_telemetry("nvml", tmp_path, root=tmp_path, openers=there, wait=True, clock=clock)
+    asked = []
+
+    def gone():
+        asked.append(clock.now)
+        raise NoSensorsError("the driver is not loaded")
+    there["nvml"] = telemetry._opening = gone
+    for second in range(95):
+        clock.now = float(second)
+        trouble = telemetry.sample().trouble
+    assert asked == [30.0, 60.0, 90.0]
+    assert "the driver is not loaded" in trouble
+
+
+def test_auto_with_nothing_takes_what_comes_later(tmp_path):
+    clock, there = Clock(), readers()
+    telemetry = open_telemetry("auto", tmp_path, root=tmp_path, openers=there, wait=True, clock=clock)
+    assert "no sensors here (jtop: its service does not run" in telemetry.sample().trouble
+    assert "looked for again" in telemetry.sample().trouble
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/jtop.sock").touch()
+    there["jtop"].there, there["jtop"].reading = True, JTOP
+    clock.now = 31.0
+    assert (telemetry.sample().watts, telemetry.name, telemetry.stands_in) == (7.0, "jtop 1.0", False)
+    there["nvml"].there, there["nvml"].reading, there["jtop"].reading = True, GPU, {}
+    assert (telemetry.sample().measures, telemetry.stands_in) == ("GPU", True)
+
+
+def test_a_reader_nobody_has_is_an_error_however_long_one_would_wait(tmp_path):
+    with pytest.raises(ConfigError, match="tea leaves"):
+        open_telemetry("tea leaves", tmp_path, openers=readers(), wait=True)
 
 
 def test_a_reader_nobody_has_is_an_error(tmp_path):

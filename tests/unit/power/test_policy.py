@@ -44,7 +44,7 @@ def test_hours_that_end_where_they_begin_are_the_whole_day():
 def test_a_clock_that_cannot_be_believed_means_the_tightest_of_all():
     limits, name = at(None, NIGHT, NOON)
     assert limits == Limits(watts=8.0, celsius=60.0, rate=50.0)
-    assert name == "any: the clock is not set"
+    assert name == "(the tightest of all, for the clock is not set)"
     assert at(None) == (DAY, ""), "without quiet hours the hour does not matter"
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.power import sysfs
-from agent.power.files import SensorFile, unused
+from agent.power.files import SensorFile, summed, unused
 from agent.power.sysfs import SysfsTelemetry
 from agent.power.telemetry import NoSensorsError
 from tests.helpers.orin_tree import AGX_WATTS, NX_RAIL, NX_WATTS, build, put, swap
@@ -119,6 +119,160 @@ def test_looking_again_never_makes_a_smaller_sum(agx):
         assert reading.measures == "sum of 4 rails"
         assert len(reading.rails) == 3
         assert "VDDQ_VDD2_1V8AO" in reading.trouble
+
+
+def moved(root, folder, name):
+    """A driver was loaded anew: its folder has another number; the kernel removes the old files."""
+    new = (root / folder).with_name(name)
+    shutil.copytree(root / folder, new)
+    shutil.rmtree(root / folder)
+    return new.relative_to(root).as_posix()
+
+
+def test_rails_whose_driver_is_loaded_late_are_found(tmp_path):
+    put(tmp_path, "class/thermal/thermal_zone0/temp", 40000)
+    clock = Clock()
+    telemetry = SysfsTelemetry(tmp_path, tmp_path, clock=clock)
+    rail(tmp_path, NX_RAIL, 1, "VDD_IN", 5000, 1000)
+    clock.now += 29
+    assert telemetry.sample().watts is None, "most machines never have any: it is looked for seldom"
+    clock.now += 1
+    assert telemetry.sample().watts == 5.0
+    assert telemetry.has_power
+
+
+def test_with_all_there_nothing_is_looked_for_again(nx, monkeypatch):
+    clock = Clock()
+    telemetry = SysfsTelemetry(nx, clock=clock)
+    monkeypatch.setattr(sysfs, "_find", lambda *_: pytest.fail("looked for"))
+    for _ in range(10):
+        clock.now += 31
+        assert telemetry.sample().watts == NX_WATTS
+
+
+def test_zones_that_come_back_under_another_number_are_found_again_also_without_rails(tmp_path):
+    clock = Clock()
+    for number, kind in enumerate(("cpu", "gpu")):
+        put(tmp_path, f"{ZONE}{number}/type", kind)
+        put(tmp_path, f"{ZONE}{number}/temp", 40000 + number)
+    telemetry = SysfsTelemetry(tmp_path, tmp_path, clock=clock)
+    assert telemetry.sample().hottest == "gpu"
+    moved(tmp_path, f"{ZONE}1", "thermal_zone5")
+    assert set(telemetry.sample().zones) == {"cpu"}
+    clock.now += 10
+    telemetry.sample()
+    reading = telemetry.sample()
+    assert (reading.zones, "cannot be read" in reading.trouble) == ({"cpu": 40.0, "gpu": 40.001}, False)
+
+
+def test_a_zone_that_stays_away_is_told_and_its_number_given_out_again_is_not_it(tmp_path):
+    clock = Clock()
+    for number, kind in enumerate(("cpu", "gpu", "soc")):
+        put(tmp_path, f"{ZONE}{number}/type", kind)
+        put(tmp_path, f"{ZONE}{number}/temp", 40000)
+    telemetry = SysfsTelemetry(tmp_path, tmp_path, clock=clock)
+    shutil.rmtree(tmp_path / f"{ZONE}1")
+    shutil.rmtree(tmp_path / f"{ZONE}2")
+    clock.now += 10
+    telemetry.sample()
+    put(tmp_path, f"{ZONE}2/type", "nvme")
+    put(tmp_path, f"{ZONE}2/temp", 30000)
+    for _ in range(2):
+        clock.now += 10
+        reading = telemetry.sample()
+    assert reading.zones == {"cpu": 40.0, "nvme": 30.0}
+    assert "thermal_zone1/temp cannot be read" in reading.trouble
+
+
+def test_after_a_reload_with_fewer_rails_the_total_is_read_again(nx):
+    clock = Clock()
+    telemetry = SysfsTelemetry(nx, clock=clock)
+    telemetry.sample()
+    (nx / NX_RAIL / "curr3_input").unlink()
+    moved(nx, NX_RAIL, "hwmon9")
+    assert telemetry.sample().watts is None
+    clock.now += 10
+    reading = telemetry.sample()
+    assert (reading.watts, reading.measures, len(reading.rails)) == (NX_WATTS, "VDD_IN", 2)
+    assert "VDD_SOC" in reading.trouble
+
+
+def test_after_a_reload_with_fewer_rails_a_sum_stays_unknown_until_all_are_back(agx):
+    clock = Clock()
+    telemetry = SysfsTelemetry(agx, clock=clock)
+    telemetry.sample()
+    kept = agx.with_name("kept")
+    shutil.copytree(agx / AGX_DDR, kept)
+    shutil.rmtree(agx / AGX_DDR)
+    moved(agx, "bus/i2c/devices/1-0040/hwmon/hwmon1", "hwmon8")
+    assert len(telemetry.sample().rails) == 0
+    clock.now += 10
+    reading = telemetry.sample()
+    assert (reading.watts, reading.measures, len(reading.rails)) == (None, "sum of 4 rails", 3)
+    shutil.copytree(kept, (agx / AGX_DDR).with_name("hwmon9"))
+    clock.now += 10
+    assert telemetry.sample().watts == pytest.approx(AGX_WATTS)
+
+
+def test_a_number_below_class_hwmon_that_is_given_to_another_chip_is_not_the_rail_that_was_lost(tmp_path):
+    for device, label in (("1-0040", "VDD_A"), ("1-0041", "VDD_B")):
+        rail(tmp_path, f"devices/{device}/hwmon/hwmon{device[-1]}", 1, label, 5000, 1000)
+        put(tmp_path, "class/hwmon/x", "")
+        os.symlink(tmp_path / f"devices/{device}/hwmon/hwmon{device[-1]}", tmp_path / f"class/hwmon/hwmon{device[-1]}")
+    clock = Clock()
+    telemetry = SysfsTelemetry(tmp_path, tmp_path, clock=clock)
+    assert telemetry.sample().watts == 10.0
+    shutil.rmtree(tmp_path / "devices/1-0040")
+    (tmp_path / "class/hwmon/hwmon0").unlink()
+    (tmp_path / "class/hwmon/hwmon1").rename(tmp_path / "class/hwmon/hwmon0")
+    for _ in range(2):
+        clock.now += 10
+        reading = telemetry.sample()
+    assert (reading.watts, reading.rails) == (None, {"VDD_B": 5.0})
+
+
+def test_a_rail_that_was_on_before_its_driver_was_loaded_anew_is_missed_when_it_shows_no_voltage(agx):
+    clock = Clock()
+    telemetry = SysfsTelemetry(agx, clock=clock)
+    telemetry.sample()
+    new = moved(agx, AGX_DDR, "hwmon9")
+    name = next(path.name for path in sorted((agx / new).glob("in[123]_label")) if path.read_text().strip() == "VDDQ_VDD2_1V8AO")
+    put(agx, f"{new}/{name.replace('label', 'input')}", 0)
+    telemetry.sample()
+    clock.now += 10
+    reading = telemetry.sample()
+    assert (reading.watts, reading.measures) == (None, "sum of 4 rails")
+    assert "shows no voltage any more" in reading.trouble
+
+
+def test_a_gpu_whose_load_went_away_is_told_and_looking_again_leaks_no_file(nx):
+    def handles():
+        return sum(1 for n in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{n}").startswith(str(nx)))
+    clock = Clock()
+    telemetry = SysfsTelemetry(nx, clock=clock)
+    telemetry.sample()
+    opened = handles()
+    (nx / "class/devfreq/17000000.gpu/device/load").unlink()
+    for _ in range(5):
+        clock.now += 10
+        reading = telemetry.sample()
+    assert "device/load cannot be read" in reading.trouble
+    assert reading.watts == NX_WATTS
+    assert handles() == opened - 1
+    telemetry.close()
+
+
+def test_of_many_files_that_cannot_be_read_the_first_is_named_and_the_others_counted(nx):
+    telemetry = SysfsTelemetry(nx)
+    telemetry.sample()
+    shutil.rmtree(nx)
+    trouble = telemetry.sample().trouble
+    assert trouble.count("cannot be read") == 1
+    assert trouble.startswith("the rail VDD_IN: ")
+    assert " and " in trouble
+    assert trouble.endswith("no thermal zone tells a temperature")
+    assert summed(["a cannot be read: gone", "b", "c cannot be read: gone"]) == "a cannot be read: gone; b; c cannot be read: gone"
+    assert summed(["b", *(f"{n} cannot be read: gone" for n in range(6))]) == "0 cannot be read: gone, and 5 more; b"
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"nan\n", b"inf\n", b"1e3\n", b"12.5\n", b"-40\n", b"0x20\n", b"1_000\n", b"9" * 30,
@@ -234,7 +388,7 @@ def test_a_zone_that_is_offline_or_mad_is_left_out(nx, text, trouble):
 def test_a_zone_whose_read_fails_for_being_off_is_no_trouble(nx, monkeypatch):
     telemetry = SysfsTelemetry(nx)
     telemetry.sample()
-    real, handle = os.pread, telemetry._found.zones._files["gpu-thermal"]._handle
+    real, handle = os.pread, telemetry._found.zones.files["gpu-thermal"]._handle
     asked = []
 
     def pread(number, length, offset):
