@@ -15,7 +15,7 @@ from agent.building.recipe import Recipe
 from agent.config import Config
 from agent.errors import AgentError
 from agent.pipeline import Pipeline
-from agent.power.points import Way, misfits, ways
+from agent.power.points import Way, misfits, tier_name, ways
 from agent.power.telemetry import Telemetry
 from agent.serving import Served, Serving
 
@@ -62,7 +62,7 @@ class TierChanger:
     def tier(self) -> str:
         """Name of the tier in service."""
         engine = self._pipeline.model.engine
-        return f"{engine.spec.width}x{engine.spec.height} {engine.describe().precision}"
+        return tier_name(engine.spec.width, engine.spec.height, engine.describe().precision)
 
     @property
     def loading(self) -> bool:

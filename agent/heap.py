@@ -1,9 +1,12 @@
-"""Two hints to glibc's memory allocator that keep a long-lived agent small. Do nothing where it is another libc."""
+"""How much memory this process holds, and two hints to glibc's allocator that keep a long-lived agent small."""
 
 import ctypes
+import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _M_ARENA_MAX = -8  # malloc.h of glibc
 
 
@@ -26,3 +29,8 @@ def give_back() -> None:
     """Return what is free to the system: loading an engine leaves 14 MB behind that frames would only add to."""
     if hasattr(_libc(), "malloc_trim"):
         _libc().malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process, bytes."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES

@@ -5,7 +5,6 @@ thread does all three, so that a head that takes long costs here what it hides i
 meanwhile, by the same telemetry as in service. Each point has a child of its own: what memory it takes is its own.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from agent.building.recipe_tables import HeadTable
 from agent.config import Config
 from agent.errors import AgentError, ModelError
 from agent.gathering import Gathered, GatherJob
+from agent.heap import resident_bytes
 from agent.inference.heads import HeadConfig, make_head
 from agent.inference.letterbox import Letterbox
 from agent.loading import EngineFile, import_libraries, load_engine
@@ -38,7 +38,6 @@ _LEAST_CALLS = 3
 _LONGEST = 4  # times the wanted time, however few calls there are
 _LOADING_S = 600.0
 _TOLD_S = 0.5
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class MeasureJob(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
@@ -158,7 +157,7 @@ def work(job: MeasureJob, report: Report, cancelled: Cancelled) -> Measurement:
         import_libraries(job.engine)
         with closing(open_telemetry(job.telemetry, Path(job.sysfs))) as telemetry:
             telemetry.sample()
-            before = _resident()
+            before = resident_bytes()
             return _measured(job, telemetry, shown, before, report=report, cancelled=cancelled)
     except ModelError:
         raise
@@ -176,7 +175,7 @@ def _measured(job: MeasureJob, telemetry: Telemetry, shown: NDArray[np.uint8], b
         model = Model(engine=engine, place=Letterbox(spec.height, spec.width, job.pad).place, head=head)
         timed = timed_calls(model, shown, job.batch, job.rate, job.seconds, report=report, cancelled=cancelled)
         device_bytes = getattr(engine, "device_bytes", None)
-        resident = _resident()
+        resident = resident_bytes()
         power = watcher.since(timed.since_s)
     p50, p99 = (float(np.percentile(timed.took_s, share)) * 1e3 for share in (50, 99))
     return Measurement(
@@ -258,10 +257,6 @@ def _answer(model: Model, pending: Callable[[], object], placed: Sequence[object
     def finish() -> None:
         model.head(pending(), placed)  # type: ignore[arg-type]
     return finish
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from agent.config import Config
 from agent.errors import ConfigError, EngineError, ModelError
 from agent.loading import EngineFile
 from agent.plan import Plan, plan_for
-from agent.power.points import Table, Tier
+from agent.power.points import Table, Tier, tier_name
 
 Say = Callable[[str], None]
 
@@ -145,8 +145,9 @@ def prepared_offer(plan: Plan, known: Table | None) -> Offer:
 
 def _offer(plan: Plan, file: EngineFile, stored: Stored | None, kind: str, known: Table | None) -> Offer:
     height, width = plan.prepared.height, plan.prepared.width
-    tier = Tier(name=f"{width}x{height} {file.form}", identity=file.identity, form=str(file.form), height=height,
-                width=width, max_batch=file.max_batch)
+    form = str(file.form)
+    tier = Tier(name=tier_name(width, height, form), identity=file.identity, form=form, height=height, width=width,
+                max_batch=file.max_batch)
     need, origin = _need(plan, file, stored, known)
     return Offer(tier=tier, plan=plan, file=file, stored=stored, need=need, kind=kind,
                  why=f"{_KINDS[kind]}; {origin}")

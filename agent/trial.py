@@ -6,11 +6,9 @@ beat, so that a busy machine is busy for both.
 """
 
 import math
-import os
 import time
 from contextlib import closing, nullcontext
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,6 +20,7 @@ from agent.building.forms import CPU, Form
 from agent.building.gate import Agreement, Measured, Speed
 from agent.building.recipe_tables import HeadTable
 from agent.errors import EngineError, ModelError
+from agent.heap import resident_bytes
 from agent.inference.engine import Engine, Outputs, infer
 from agent.inference.heads import Head, HeadConfig, make_head
 from agent.inference.heads.best import OUTPUT as BEST
@@ -31,7 +30,6 @@ from agent.records import Detections, Placement
 _RAW_FRAMES = 16  # raw outputs are compared on so many frames; boxes on all
 _FIRST_CALLS = 5  # not counted
 _LONGEST_S = 20.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
@@ -80,9 +78,9 @@ def work(job: TrialJob, report: Report, cancelled: Cancelled) -> Trialled:
 
 def _measure(job: TrialJob, report: Report, cancelled: Cancelled) -> Measured:
     import_libraries(job.candidate)
-    before = _resident()
+    before = resident_bytes()
     with closing(load_engine(job.candidate)) as candidate:
-        resident = _resident() - before
+        resident = resident_bytes() - before
         frames: NDArray[np.uint8] = np.load(job.frames)
         with closing(load_engine(_reference(job))) as reference:  # gone before times are taken
             agreement = _Compared(job, candidate, reference).look_at(frames, report, cancelled)
@@ -225,10 +223,6 @@ def _race(engines: list[Engine], frames: NDArray[np.uint8], runs: int, report: R
 def _speed(times_ms: list[float]) -> Speed:
     p50, p99 = (float(np.percentile(times_ms, share)) for share in (50, 99))
     return Speed(runs=len(times_ms), p50_ms=p50, p99_ms=p99, mean_ms=float(np.mean(times_ms)))
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
 
 
 def main() -> None:

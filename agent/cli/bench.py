@@ -4,7 +4,6 @@ Engine calls alone, on made-up frames: no camera, no head, no report. ``python -
 whole agent. ``--table`` measures nothing; it shows what report cards hold.
 """
 
-import os
 import sys
 import threading
 import time
@@ -20,11 +19,11 @@ import msgspec
 from agent.building.recipe import Recipe, find_recipe, list_recipes, recipe_folders
 from agent.cli.options import json_option, load_or_default, optional_config_option
 from agent.config import Config
+from agent.heap import resident_bytes
 from agent.inference.engine import Engine, EngineDescription, Pending, infer
 from agent.records import Pixels
 from agent.serving import Serving
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LEAST_CALLS = 20  # however long they take
 _FIRST_CALLS = 3  # not counted
 Progress = Callable[[str, float], None]
@@ -126,7 +125,7 @@ def measure(load: Load, seconds: float, progress: Progress) -> Bench:
         EngineError: it cannot be loaded or run.
     """
     progress("loading", 0.0)
-    before = _resident()
+    before = resident_bytes()
     engine, note = load(lambda what: progress(what, 0.0))
     try:
         spec = engine.spec
@@ -135,8 +134,8 @@ def measure(load: Load, seconds: float, progress: Progress) -> Bench:
             frames = _frames(batch, spec.height, spec.width)
             timings.append(_timed(engine, frames, seconds, progress))
         return Bench(engine=engine.describe(), canvas=(spec.height, spec.width), timings=timings,
-                     process_bytes=max(_resident() - before, 0), device_bytes=getattr(engine, "device_bytes", None),
-                     note=note)
+                     process_bytes=max(resident_bytes() - before, 0),
+                     device_bytes=getattr(engine, "device_bytes", None), note=note)
     finally:
         engine.close()
 
@@ -189,10 +188,6 @@ def _frames(batch: int, height: int, width: int) -> Pixels:
     import numpy as np
 
     return np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
 
 
 def _recipes(names: Sequence[str], config: Config) -> list[Recipe]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from agent.power.caps import Power
-from agent.power.orders import Rules, Sample
+from agent.power.orders import LEAST_RATE, Rules, Sample
 from agent.power.points import Way
 
 _BETTER = 1.10  # a change must be worth so much
@@ -68,7 +68,7 @@ def choose(rules: Rules, now: Way, power: Power, sample: Sample, wanted: float |
     rate = fps * _CAREFUL
     if now.joules is not None and best.joules is not None:  # as much power as now; from there the loop trims
         rate = min(rate, sample.fps * now.joules / best.joules)
-    return Choice(way=best, rate=max(rate, 0.2), why=(
+    return Choice(way=best, rate=max(rate, LEAST_RATE), why=(
         f"{best.tier} with batch {best.batch} gives {fps:.3g} fps within the limits, "
         f"{now.tier} with batch {now.batch} {max(here, 0.0):.3g} fps"))
 
@@ -80,7 +80,7 @@ def _largest(rules: Rules, now: Way, sample: Sample) -> Choice | None:
                key=lambda way: (way.rank, -way.batch), default=None)
     if best is None:
         return None
-    return Choice(way=best, rate=max(min(sample.fps, rules.safe_rate), 0.2), why=(
+    return Choice(way=best, rate=max(min(sample.fps, rules.safe_rate), LEAST_RATE), why=(
         f"{best.tier} with batch {best.batch} may serve again"))
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from agent.power.caps import Heat, Power, rate_for_watts
 from agent.power.choice import Choice, choose
 from agent.power.orders import (
+    LEAST_RATE,
     Order,
     Rules,
     Sample,
@@ -43,7 +44,6 @@ _TOLD = 1 / 6  # a change of the rate by so much is told
 _HYSTERESIS = 0.015
 _UP, _GENTLY_DOWN = 0.12, 0.4  # of the way to the cap, a period
 _UP_UNKNOWN = 0.25  # without a table what a frame costs is taken for too much rather than too little
-_LEAST_RATE = 0.2  # frames per second; below it is a pause
 _GOOD_SAMPLES = 4
 _QUIET_S = 60.0  # a sensor that comes and goes is told so often
 _ALARM_FACTOR = 0.7
@@ -151,7 +151,7 @@ def _blind(rules: Rules, state: State, sample: Sample, why: str) -> tuple[State,
         held, state = safe, _ended(rules, state, sample)  # nothing says that what paused the loop still holds
     rate = safe if held is None else min(held, safe)
     if exceeded(rules, sample):  # the sensor of another limit is there, and says so
-        rate = rate * _ALARM_FACTOR if rate * _ALARM_FACTOR >= _LEAST_RATE else 0.0
+        rate = rate * _ALARM_FACTOR if rate * _ALARM_FACTOR >= LEAST_RATE else 0.0
     tell = not state.blind_told and sample.now_s - state.blind_s >= _QUIET_S
     fresh = smaller or tell or (rate == 0.0) != (state.order.rate == 0.0)
     if fresh:
@@ -169,7 +169,7 @@ def _learned(rules: Rules, state: State, sample: Sample, dt_s: float) -> State:
     if sample.watts is not None:
         power = power.followed(sample.watts, sample.fps, way.joules, dt_s)
     if sample.celsius is not None and rules.limits.celsius is not None:
-        heat = heat.followed(sample.celsius, rules.limits.celsius, max(sample.fps, _LEAST_RATE), dt_s)
+        heat = heat.followed(sample.celsius, rules.limits.celsius, max(sample.fps, LEAST_RATE), dt_s)
     elif rules.limits.celsius is None:
         heat = Heat()  # what it was hours ago says nothing about the slope when a limit holds again
     return replace(state, power=power, heat=heat)
@@ -192,14 +192,14 @@ def _pace(rules: Rules, state: State, sample: Sample) -> tuple[State, str]:
         state = replace(state, order=order)
     rate, over, (cap, why) = order.rate or 0.0, exceeded(rules, sample), _cap(rules, state, sample)
     most = wanted(rules, sample) or math.inf
-    if cap < min(_LEAST_RATE, most):
+    if cap < min(LEAST_RATE, most):
         if rate == 0.0:
             return state, ""
         why = (f"{over}, without any frame" if not sample.fps else over) if over else why
         return _told(replace(state, down_s=now_s, pauses=state.pauses.again(now_s)), replace(order, rate=0.0), why)
     bound, may_rise = math.inf if asked is None else asked, not (over or state.blind or loading(state.order, sample))
     if rate == 0.0:
-        ready = may_rise and _waited(rules, state, sample) and cap >= min(2 * _LEAST_RATE, most)
+        ready = may_rise and _waited(rules, state, sample) and cap >= min(2 * LEAST_RATE, most)
         again = replace(order, rate=min(cap, _first_rate(rules, state, sample)))
         return _step(_ended(rules, state, sample), again, why) if ready else (state, "")
     if cap < rate * (1 - _HYSTERESIS) or (over and cap < rate) or rate > bound:
@@ -218,7 +218,7 @@ def _first_rate(rules: Rules, state: State, sample: Sample) -> float:
         joules = state.power.joules
     if limit is not None and sample.watts is not None and joules:
         rate = min(rate, (limit - state.power.margin(limit) - sample.watts) / joules)
-    return max(min(rate, state.pauses.rate(rules.safe_rate, sample.watts, rules.limits)), _LEAST_RATE)
+    return max(min(rate, state.pauses.rate(rules.safe_rate, sample.watts, rules.limits)), LEAST_RATE)
 
 
 def _waited(rules: Rules, state: State, sample: Sample) -> bool:

@@ -8,6 +8,8 @@ from agent.power.policy import Limits, Objective
 
 AHEAD = 1.1
 """What is allowed never runs further ahead of what is served or wanted."""
+LEAST_RATE = 0.2
+"""Frames per second; below it is a pause."""
 _SAFE_SHARE = 0.8  # of the limit: measured points below that are safe to go to blindly
 
 

@@ -32,6 +32,11 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int
 
 
+def tier_name(width: int, height: int, form: str) -> str:
+    """Return what a tier is called."""
+    return f"{width}x{height} {form}"
+
+
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     """One way at one rate, measured.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.power.orders import AHEAD, Order, Sample
+from agent.power.orders import AHEAD, LEAST_RATE, Order, Sample
 from agent.power.points import Way
 
 _SHORT = 0.85  # of what was asked for
@@ -18,7 +18,6 @@ _NEWEST = 0.2  # weight of the newest sample in the mean
 _SERVED, _COARSE = 0.93, 1.25  # so much has to be counted, but for two and a half frames in 2 s
 _DOUBLE = 2.5  # the cap of a rate that is served, where no table tells the capacity
 _KEEPS_UP = 0.7  # what is counted lags behind a climbing rate by about so much
-_LEAST = 0.2  # frames per second
 
 
 class Reached(NamedTuple):
@@ -60,7 +59,7 @@ def as_reached(way: Way, known: tuple[Reached, ...]) -> Way:
     fps = next((each.fps for each in known if (each.tier, each.batch) == (way.tier, way.batch)), None)
     if fps is None or way.capacity is None or fps >= way.capacity:
         return way
-    return msgspec.structs.replace(way, capacity=max(fps, _LEAST))
+    return msgspec.structs.replace(way, capacity=max(fps, LEAST_RATE))
 
 
 def ahead(way: Way, rate: float, top: float, fps: float, safe: float) -> float:

@@ -32,3 +32,12 @@ def fresh_state(prepared, tmp_path):
 @pytest.fixture
 def carphone():
     return media.fetch(*media.CARPHONE)
+
+
+@pytest.fixture
+def out(prepared, tmp_path):
+    """An --out whose model is prepared already, so that no test waits for it."""
+    for name in ("models", "engines"):
+        (tmp_path / "out/state").mkdir(parents=True, exist_ok=True)
+        os.symlink(prepared / name, tmp_path / "out/state" / name)
+    return tmp_path / "out"

@@ -19,15 +19,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def out(prepared, tmp_path):
-    """An --out whose model is prepared already, so that no test waits for it."""
-    for name in ("models", "engines"):
-        (tmp_path / "out/state").mkdir(parents=True, exist_ok=True)
-        os.symlink(prepared / name, tmp_path / "out/state" / name)
-    return tmp_path / "out"
-
-
-@pytest.fixture
 def started(out, tmp_path):
     (tmp_path / "tmp").mkdir()
     processes = []

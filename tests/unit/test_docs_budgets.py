@@ -87,7 +87,7 @@ def test_each_series_it_names_is_exported():
     (r"falls by\s(\d+) % of the way", 100 * governor._GENTLY_DOWN),
     (r"rises by (\d+) % of it", 100 * governor._UP),
     (r"\((\d+) % without a table\)", 100 * governor._UP_UNKNOWN),
-    (r"Below ([\d.]+) frames a second the loop pauses", governor._LEAST_RATE),
+    (r"Below ([\d.]+) frames a second the loop pauses", orders.LEAST_RATE),
     (r"the table saw (\d+) % of the limit", 100 * orders._SAFE_SHARE),
     (r"a margin of ([\d.]+) standard", caps._SIGMAS),
     (r"at least ([\d.]+) % and at most", 100 * caps._LEAST_MARGIN),

@@ -387,11 +387,11 @@ def test_progress_is_told(bench):
 
 def test_growth_of_memory_is_that_of_loading_the_candidate(bench, monkeypatch):
     sizes = iter([1000, 1700])
-    monkeypatch.setattr(module, "_resident", lambda: next(sizes))
+    monkeypatch.setattr(module, "resident_bytes", lambda: next(sizes))
     bench.all()
     assert bench.run().resident_bytes == 700
     sizes = iter([1000, 900])
     bench.all()
     assert bench.run().resident_bytes == 0
     monkeypatch.undo()
-    assert module._resident() > os.sysconf("SC_PAGE_SIZE")
+    assert module.resident_bytes() > os.sysconf("SC_PAGE_SIZE")
