@@ -9,19 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
 
 from agent.building.store import Store
 from tests.helpers.engines import pictures, write_recipe
+from tests.helpers.marked import Marked
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounting a small tmpfs")
 
 
-class Box:
+class Box(Marked):
     """A state directory, pictures and a recipe; its commands and their children carry a mark in their environment."""
 
     def __init__(self, folder, state=None):
@@ -31,7 +31,7 @@ class Box:
         self.frames = pictures(folder / "frames")
         (folder / "config.toml").write_text(
             f'[engine]\nrecipe = "small"\nrecipes = ["{folder}/recipes"]\nthreads = 1\n[source.a]\nurl = "rtsp://127.0.0.1/a"\n')
-        self.mark = f"VEDETTE_TEST_MARK={uuid.uuid4().hex}"
+        super().__init__()
 
     def start(self, *arguments, command="build", frames=True):
         name, _, value = self.mark.partition("=")
@@ -45,21 +45,6 @@ class Box:
         process = self.start(*arguments, command=command, frames=frames)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
-
-    def children(self):
-        """Command lines of what was started by our commands and still lives."""
-        found = []
-        for process in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if process.name.isdecimal() and self.mark.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" "))
-        return found
-
-    def childless(self, within_s=8.0):
-        deadline = time.monotonic() + within_s
-        while (left := self.children()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return left == []
 
     @property
     def works(self):

@@ -1,6 +1,5 @@
 """The real `vedette tune` on CenterFace at two small sizes, with a board that is only files as its sensors."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from agent.config import load
 from agent.plan import plan_for
 from agent.power.board import SimulatedBoard
 from tests.helpers.engines import measured
+from tests.helpers.marked import Marked
 
 ROOT = Path(__file__).resolve().parents[2]
 BIG, SMALL = "128x96 fp32", "96x64 fp32"
@@ -30,7 +29,7 @@ STEPS = [(tier, paced) for tier in (BIG, SMALL) for paced in (False, True)]
 pytestmark = pytest.mark.slow
 
 
-class Box:
+class Box(Marked):
     """A state directory with both models, a board that takes 5 W, and the command line."""
 
     def __init__(self, folder, state):
@@ -40,7 +39,7 @@ class Box:
         (folder / "config.toml").write_text(
             f'[device]\nruntime_dir = "{folder}/run"\n[engine]\nrecipe = "centerface"\nsize = [96, 128]\nthreads = 1\n'
             f'[budget]\nsizes = [[64, 96]]\ntelemetry = "sysfs"\nsysfs = "{folder}/sys"\n')
-        self.mark = f"VEDETTE_TEST_MARK={uuid.uuid4().hex}"
+        super().__init__()
 
     def start(self, *arguments):
         name, _, value = self.mark.partition("=")
@@ -62,20 +61,6 @@ class Box:
 
     def table(self):
         return points_file.load(self.state, "centerface")
-
-    def childless(self, within_s=8.0):
-        deadline = time.monotonic() + within_s
-        while (left := self.children()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return left == []
-
-    def children(self):
-        found = []
-        for process in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if process.name.isdecimal() and self.mark.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" "))
-        return found
 
 
 @pytest.fixture(scope="module")
