@@ -114,7 +114,7 @@ def _rooted(config: Config, folder: Path) -> Config:
         source={name: replace(source, password=secret(source.password)) for name, source in config.source.items()},
         engine=replace(engine, recipes=[str(folder / path) for path in engine.recipes]),
         budget=replace(budget, sysfs=file(budget.sysfs)),
-        status=replace(status, socket=file(status.socket)),
+        status=replace(status, socket=file(status.socket), token=secret(status.token)),
         upstream=replace(upstream, ca_file=file(upstream.ca_file), client_cert=file(upstream.client_cert),
                          client_key=secret(upstream.client_key), token=secret(upstream.token)))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}\Z"
 KEYS = "see docs/configuration.md, or `vedette config show` for all keys"
-_SECRETS = re.compile(r"source\..+\.password|upstream\.(token|client_key)")
+_SECRETS = re.compile(r"source\..+\.password|upstream\.(token|client_key)|status\.token")
 _SAID = re.compile(r"(.*?)(?: - at `\$([^`]*)`)?", re.DOTALL)  # msgspec: text and, but for the root, path
 _REFERENCE = re.compile(r"file:[^\0]+|credential:\w[\w.@-]*")
 _NO_LIMIT = "leave it out for no limit"  # as agent/units.py says it of a zero
@@ -131,6 +131,9 @@ def contradictions(config: "Config") -> Iterator[Problem]:
         yield Problem("spool.max_bytes", f"{config.spool.max_bytes} is too little for a spool", "give it 1MiB or more")
     yield from _budget_problems(config.budget)
     yield from _upstream_problems(config.upstream)
+    yield from _bad_secret("status.token", config.status.token)
+    if config.status.listen and not 0 < int(config.status.listen.rpartition(":")[2]) < 65536:
+        yield Problem("status.listen", "no such port", 'give one from 1 to 65535: "127.0.0.1:8642"')
 
 
 def _budget_problems(budget: "BudgetSection") -> Iterator[Problem]:

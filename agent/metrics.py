@@ -1,5 +1,6 @@
 """The snapshot in the Prometheus text format 0.0.4. Unknown values have no line, never a 0."""
 
+import time
 from collections.abc import Iterable, Mapping
 
 from agent.snapshot import (
@@ -26,6 +27,13 @@ def prometheus(snapshot: Snapshot) -> str:
          "provider": snapshot.engine.provider if snapshot.engine else ""}, 1))
     page.add("ready", "gauge", "1 when an engine is loaded and warmed.", ({}, float(snapshot.ready)))
     page.add("uptime_seconds", "gauge", "Since the agent started.", ({}, snapshot.uptime_s))
+    page.add("state", "gauge", "1 for the state the agent is in.", ({"state": snapshot.state}, 1))
+    page.add("state_seconds", "gauge", "Since it is in this state.", ({}, snapshot.state_since_s))
+    page.add("problems", "gauge", "What is wrong now; `vedette status` says what.", ({}, len(snapshot.problems)))
+    if snapshot.engine:
+        gated_at = snapshot.engine.gated_at
+        page.add("engine_gated_seconds", "gauge", "Since the gate let the engine pass.",
+                 ({}, None if gated_at is None else time.time() - gated_at))
     _sources(page, snapshot.sources)
     page.add("found_total", "counter", "Boxes found, by label.", *_each("label", snapshot.found))
     _stages(page, snapshot.stages)
@@ -67,6 +75,10 @@ def _sources(page: _Page, sources: Iterable[SourceView]) -> None:
     page.add("source_state", "gauge", "1 for the state a source is in.",
              *(({**name, "state": s.state}, 1) for name, s in each))
     page.add("source_frame_age_seconds", "gauge", "Age of the last frame.", *((n, s.last_frame_age_s) for n, s in each))
+    page.add("source_grade", "gauge", "1 for the grade of a source over the last hour.",
+             *(({**name, "grade": s.grade}, 1) for name, s in each))
+    page.add("source_usual_frames_per_second", "gauge", "What a source usually delivers.",
+             *((n, s.usual_rate) for n, s in each))
     page.add("frames_seen_total", "counter", "Frames grabbed.", *((n, s.seen) for n, s in each))
     page.add("frames_processed_total", "counter", "Frames the engine saw.", *((n, s.processed) for n, s in each))
     page.add("frames_skipped_total", "counter", "Frames passed over, by reason.",

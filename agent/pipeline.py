@@ -24,6 +24,7 @@ from agent.schedule import Lane, Pace, Schedule
 Place = Callable[[Pixels, Pixels], Placement]
 Head = Callable[[Outputs, Sequence[Placement]], Sequence[Detections]]
 Deliver = Callable[[Result, EngineDescription], None]
+Onlooker = Callable[[Frame, Result], None]
 _IDLE_S = 0.25
 
 
@@ -87,6 +88,8 @@ class Pipeline:
         self._seen: tuple[str, Canvas] | None = None
         self._done: queue.Queue[_Batch | _Retired | None] = queue.Queue(maxsize=2)
         self._ended_ns = 0
+        self.onlooker: Onlooker | None = None
+        """Called with each frame that was looked at and its result, after it is delivered; must not block."""
         self.narrow = False
         """Set it and a batch begins only when the one before is told: fewer frames are held, and fewer served."""
         self.stages: Mapping[str, Histogram] = {name: Histogram() for name in STAGES}
@@ -270,9 +273,12 @@ class Pipeline:
             age_s = (decoded_ns - frame.captured_ns) / 1e9
             self.stages["latency"].record(age_s)
             self._meters[frame.source].did()
-            self._deliver(Result(
+            result = Result(
                 source=frame.source, seq=frame.seq, index=frame.index, captured_at=frame.captured_at, age_s=age_s,
-                width=frame.width, height=frame.height, skipped=skipped, detections=detections), what)
+                width=frame.width, height=frame.height, skipped=skipped, detections=detections)
+            self._deliver(result, what)
+            if self.onlooker:
+                self.onlooker(frame, result)
         self.stages["postprocess"].record((decoded_ns - began_ns) / 1e9)
         self.stages["report"].record((time.monotonic_ns() - decoded_ns) / 1e9)
         self._schedule.told(len(batch.frames))

@@ -18,6 +18,7 @@ def doc(text: str, **limits: Any) -> msgspec.Meta:
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME)]
 File = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+\Z")]
+HostPort = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}\Z")]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16384)]
 Canvas = Annotated[list[Annotated[int, msgspec.Meta(ge=32, le=4096)]], msgspec.Meta(min_length=2, max_length=2)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -205,10 +206,15 @@ class UpstreamSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class StatusSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The local status socket."""
+    """The local status socket, and the page for whoever aims a camera: see docs/page.md."""
 
     socket: Annotated[File | None, doc("Path of the unix socket. Default: `status.sock` in the runtime directory.")
                       ] = None
+    listen: Annotated[HostPort | None, doc(
+        "`127.0.0.1:8642`: serve the local page there, over plain HTTP. Default: there is no page.")] = None
+    token: Annotated[str | None, doc(
+        "Secret: what the page asks for, `file:/path` or `credential:NAME`. Default: one is made at each start; "
+        "`vedette page` prints it.")] = None
 
 
 class LogSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

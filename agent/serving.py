@@ -7,6 +7,7 @@ wins takes over between two batches, if there is room for both for a moment, els
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from agent.building.store import FAILED_SERVING, Store, Stored
 from agent.config import Config
 from agent.errors import AgentError, EngineError, ModelError
 from agent.inference.engine import Engine
-from agent.loading import load_engine
+from agent.journal import MessageId, about
+from agent.loading import EngineFile, load_engine
 from agent.pipeline import Model
 from agent.plan import Plan, plan_for
 from agent.room import NoRoomError, Room, measured_need
@@ -68,6 +70,7 @@ class Serving:
         self._store = Store(state_dir)
         self._room = Room(config.budget)
         self._plan: Plan | None = None
+        self._loading_s: float | None = None
         self.served: Served | None = None
         self.tuning = ""
         """How far tuning is, in words; empty when none is going on or wanted."""
@@ -114,7 +117,12 @@ class Serving:
         """
         if ask:
             self._room.ask(offer.plan, offer.need, None if alone else self._engine)
-        return self._with_head(load_engine(offer.file), offer.kind, offer.stored, _checked(offer))
+        return self._with_head(self._loaded(offer.file), offer.kind, offer.stored, tiers.checked(offer))
+
+    def loading_for_s(self) -> float:
+        """Return the seconds since an engine is being loaded and warmed; 0 when none is."""
+        began_s = self._loading_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     def give_up_tuning(self, why: str) -> None:
         """End the tuning that goes on, if there is one."""
@@ -161,16 +169,16 @@ class Serving:
             return None
         self._room.ask(plan, measured_need(plan, stored), self._engine)
         try:
-            engine = load_engine(plan.file(stored.path, stored.card.form, stored.card.max_batch))
+            engine = self._loaded(plan.file(stored.path, stored.card.form, stored.card.max_batch))
         except EngineError as error:
             if _out_of_memory(error.what):  # it may be whole, and load the next time
                 self.failed = f"there is not enough memory for the {tier} engine ({stored.card.form}): {error.what}"
-                _LOG.warning(self.failed)
+                _LOG.warning(self.failed, extra=about(MessageId.ENGINE))
             else:
                 self.failed = f"the {tier} engine ({stored.card.form}) cannot be loaded and is set aside: {error.what}"
                 self._store.quarantine(stored, error.what)
             return None
-        return self._with_head(engine, tier, stored, _judged(stored))
+        return self._with_head(engine, tier, stored, tiers.judged(stored))
 
     def _lower_tier(self, plan: Plan) -> Served:
         if plan.on_cpu:
@@ -201,9 +209,16 @@ class Serving:
                 continue
             self.failed = f"{error.what}; the smaller canvas {offer.tier.name} serves instead"
             self.refused = allowed[0].tier.name
-            _LOG.warning(self.failed)
+            _LOG.warning(self.failed, extra=about(MessageId.ENGINE))
             return served
         raise error
+
+    def _loaded(self, file: EngineFile) -> Engine:
+        self._loading_s = time.monotonic()
+        try:
+            return load_engine(file)
+        finally:
+            self._loading_s = None
 
     @property
     def _engine(self) -> Engine | None:
@@ -250,7 +265,7 @@ class Serving:
         except NoRoomError as error:
             self.failed = (f"a tuned engine ({stored.card.form}) is there, but {error.what}: it takes over at the next "
                            "start")
-            _LOG.warning(self.failed)
+            _LOG.warning(self.failed, extra=about(MessageId.ENGINE))
             return
         if better is None:
             return
@@ -260,24 +275,13 @@ class Serving:
                 return
         self.served = better
         self.failed = ""
-        _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form)
+        _LOG.info("the tuned engine %s (%s) takes over", stored.identity, stored.card.form,
+                  extra=about(MessageId.ENGINE))
 
     def _heard(self) -> Report:
         def heard(phase: str, done: int, total: int | None) -> None:
             self.tuning = phase + (f" {done} of {total}" if total else "")
         return heard
-
-
-def _checked(offer: tiers.Offer) -> str:
-    """Return what the gate found, or the preparation."""
-    prepared = offer.plan.prepared
-    return _judged(offer.stored) if offer.stored else (
-        f"outputs within {prepared.max_difference:.1e} of the original's range")
-
-
-def _judged(stored: Stored) -> str:
-    rungs = stored.tuning.rungs if stored.tuning else []
-    return next((rung.words for rung in rungs if rung.form is stored.card.form), "")
 
 
 def _replaced_by(new: Parts, old: Parts) -> bool:

@@ -7,12 +7,16 @@ import msgspec
 
 from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK
 
-SCHEMA = 1
+SCHEMA = 2
 LAST_STATUS = "last-status.json"
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """One source. Rates are frames per second over the last five seconds; ages in seconds."""
+    """One source. Rates are frames per second over the last five seconds; ages in seconds.
+
+    ``grade``: good, fair, poor, bad or unknown, over the last hour; ``grade_why`` is empty when it is good.
+    ``usual_rate``: the frames per second it usually delivers, null until that is known.
+    """
 
     name: str
     url: str
@@ -29,6 +33,9 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     hung: int
     seen_rate: float
     processed_rate: float
+    grade: str = "unknown"
+    grade_why: str = ""
+    usual_rate: float | None = None
 
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +54,8 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
     """What really runs.
 
     ``tier``: ``tuned`` the engine that won on this box, ``quick`` one built in a hurry, ``prepared`` the model in FP32.
-    ``checked`` is what the gate found; ``tuning`` how far a better engine is, empty when none is being built.
+    ``checked`` is what the gate found and ``gated_at`` when, in seconds since the epoch (null: not known); ``tuning``
+    how far a better engine is, empty when none is being built.
     """
 
     name: str
@@ -64,6 +72,7 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
     tier: str = "prepared"
     checked: str = ""
     tuning: str = ""
+    gated_at: float | None = None
 
 
 class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,8 +231,36 @@ class GovernorView(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
+class ProblemView(msgspec.Struct, frozen=True, kw_only=True):
+    """A problem of this run; ``began_at`` and ``ended_at`` in seconds since the epoch, ``ended_at`` null = it lasts.
+
+    ``times``: how often it began; one that comes back within a minute is the same one.
+    """
+
+    words: str
+    began_at: float
+    ended_at: float | None
+    times: int = 1
+
+
+class EndView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended: ``at`` in seconds since the epoch, null where nobody saw it.
+
+    ``how`` in a word (``stopped`` on request, ``ended`` by itself, ``watchdog``, ``oom-kill``, ``power`` …), ``words``
+    the same as a sentence.
+    """
+
+    at: float | None
+    how: str
+    words: str
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything ``vedette status --json`` prints."""
+    """What the agent says of itself: ``vedette status --json`` while one answers.
+
+    ``problems`` is what is wrong now, ``problems_past`` the last 20 problems of this run with their times, those of now
+    among them, in the order they began. ``ends``: how the runs before this one ended, the newest last.
+    """
 
     schema: int
     version: str
@@ -245,6 +282,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     budget: dict[str, LimitView]
     heartbeats: dict[str, float]
     governor: GovernorView | None = None
+    state_since_s: float | None = None
+    problems_past: list[ProblemView] = []
+    ends: list[EndView] = []
 
     def exit_code(self) -> int:
         """Return 0 (well), 1 (degraded) or 2 (down: it does not run, or sees nothing at all)."""

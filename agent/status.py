@@ -1,14 +1,14 @@
 """The unix socket that serves the snapshot, and the way to ask it.
 
 Imports neither numpy nor OpenCV, so that asking costs milliseconds. HTTP/1.0 over a unix socket: ``/status``
-``/health/live`` ``/health/ready`` ``/metrics``.
+``/health/live`` ``/health/ready`` ``/metrics``. Whoever may open the socket may ask as often as he likes: what that can
+cost the loop is bounded in agent/reception.py.
 """
 
-import contextlib
-import logging
 import os
 import socket
-import threading
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +16,16 @@ import msgspec
 
 from agent.errors import AgentError, ConfigError
 from agent.metrics import prometheus
+from agent.reception import Reception, read_head, send
 from agent.snapshot import Snapshot
 
-_LOG = logging.getLogger(__name__)
 CLIENT_THREAD = "status-client"
 _MOST_CLIENTS = 8
+_CLIENTS_PER_S = 50.0
+_QUEUE = 16  # a short one: who waits in it is soon answered, who does not fit waits in front of it
+_MOST_HEAD = 4096
 _CLIENT_TIMEOUT_S = 2.0
+_AGAIN_S = 0.02
 _UNAVAILABLE = 503
 _BUSY = b"busy with others who ask\n"
 _ASK_AGAIN = "ask again; if it stays so, `journalctl -u vedette` says why"
@@ -43,42 +47,24 @@ class StatusServer:
         self._path = path
         self._snapshot = snapshot
         self._alive = alive
-        self._places = threading.BoundedSemaphore(_MOST_CLIENTS)
-        self._listener = _listen(path)
+        self._reception = Reception(
+            _listen(path), self._answer, name=CLIENT_THREAD, places=_MOST_CLIENTS, per_s=_CLIENTS_PER_S,
+            refusal=b"HTTP/1.0 503 Service Unavailable\r\n\r\n" + _BUSY)
 
     def serve(self) -> None:
         """Answer until :meth:`close`; run in a thread of its own."""
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self._places.acquire(blocking=False):
-                with client, contextlib.suppress(OSError):
-                    client.settimeout(0)
-                    client.send(b"HTTP/1.0 503 Service Unavailable\r\n\r\n" + _BUSY)
-                continue
-            threading.Thread(target=self._answer, args=(client,), name=CLIENT_THREAD, daemon=True).start()
+        self._reception.serve()
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._reception.close()
         self._path.unlink(missing_ok=True)
 
     def _answer(self, client: socket.socket) -> None:
-        try:
-            with client:
-                client.settimeout(_CLIENT_TIMEOUT_S)
-                request = client.recv(4096)
-                code, kind, body = self._page(request.split(b"\r\n", 1)[0].split(b" "))
-                client.sendall(b"HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
-                               % (code, kind, len(body), body))
-        except OSError as error:
-            _LOG.debug("status client went away: %s", error)
-        finally:
-            self._places.release()
+        request = read_head(client, most=_MOST_HEAD, within_s=_CLIENT_TIMEOUT_S)
+        code, kind, body = self._page(request.split(b"\r\n", 1)[0].split(b" "))
+        send(client, b"HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (code, kind, len(body), body),
+             within_s=_CLIENT_TIMEOUT_S)
 
     def _page(self, words: list[bytes]) -> tuple[bytes, bytes, bytes]:
         if len(words) < 2 or words[0] != b"GET":
@@ -111,7 +97,7 @@ def _listen(path: Path) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(os.fspath(path))
         path.chmod(0o660)
-        listener.listen(64)
+        listener.listen(_QUEUE)
     except OSError as error:
         raise ConfigError(f"status socket {path}: {error.strerror or error}", remedy) from error
     return listener
@@ -133,18 +119,16 @@ def _listened_on(path: Path) -> bool:
 def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     """Ask the agent behind the socket ``path`` for ``page``; return the HTTP status and the body.
 
+    One who is sent away unanswered, because too many ask, asks again as long as there is time.
+
     Raises:
         AgentError: nobody answers; says whether it is not running, not permitted or hangs.
     """
     remedy = "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
+    deadline = time.monotonic() + timeout_s
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(timeout_s)
-            client.connect(os.fspath(path))
-            client.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
-            answer = b""
-            while chunk := client.recv(65536):
-                answer += chunk
+        while not (answer := _asked(path, page, deadline)) and time.monotonic() < deadline:
+            time.sleep(_AGAIN_S)
     except PermissionError as error:
         raise AgentError(f"{path}: not permitted", "use sudo, or join the socket's group") from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -152,8 +136,9 @@ def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     except TimeoutError as error:
         raise AgentError(f"the agent behind {path} accepts but does not answer within {timeout_s:g} s",
                          "it hangs: `journalctl -u vedette` says where; restart it") from error
-    except (ConnectionResetError, BrokenPipeError) as error:
-        raise AgentError(f"the agent behind {path} closed the connection without an answer", _ASK_AGAIN) from error
+    except BlockingIOError as error:
+        raise AgentError(f"the agent behind {path} takes nobody in within {timeout_s:g} s: too many wait already",
+                         _ASK_AGAIN) from error
     except OSError as error:
         raise AgentError(f"{path}: {error.strerror or error}", remedy) from error
     if not answer:
@@ -163,6 +148,28 @@ def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     if len(words) < 2 or not words[1].isdigit():
         raise AgentError(f"what answers on {path} is no vedette agent", "give the right socket: --socket PATH")
     return int(words[1]), body
+
+
+def _asked(path: Path, page: str, deadline: float) -> bytes:
+    """Return what is answered; empty when we were sent away.
+
+    Raises:
+        OSError: nobody answers; BlockingIOError or TimeoutError: not until ``deadline``.
+    """
+    left = max(deadline - time.monotonic(), _AGAIN_S)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        # A place in the kernel's queue is waited for only by a socket that blocks.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(left), int(left % 1 * 1e6)))
+        client.connect(os.fspath(path))
+        client.settimeout(left)
+        try:
+            client.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while chunk := client.recv(65536):
+                answer += chunk
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
+    return answer
 
 
 def fetch(path: Path) -> Snapshot:

@@ -16,20 +16,20 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 
-import msgspec
-
-from agent import assembly, heap
-from agent.atomic import write_atomic
+from agent import __version__, assembly, ending, heap
 from agent.building.recipe import Recipe
 from agent.capture.reader import Reader
 from agent.changing import TierChanger
 from agent.clock import RecentTrust
 from agent.config import Config
-from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK, EXIT_SOFTWARE, AgentError, EngineError
+from agent.errors import EXIT_SOFTWARE, AgentError, EngineError
 from agent.governing import Governing
 from agent.inference.engine import EngineDescription
+from agent.journal import MessageId, about
 from agent.keeping import MemoryKeeper
 from agent.meters import Heartbeat
+from agent.notify import Notifier
+from agent.page.server import PAGE_THREADS, Page, open_page
 from agent.pipeline import Deliver, Pipeline
 from agent.power.choose import open_telemetry
 from agent.power.ledger import Step
@@ -38,17 +38,19 @@ from agent.power.telemetry import Telemetry
 from agent.power_mode import PowerMode
 from agent.records import Result, SourceChange, SourceState
 from agent.report.spool import Spool
-from agent.report.upstream import Uploader
+from agent.runs import Runs
 from agent.sampling import Sampler
 from agent.schedule import Lane
 from agent.serving import Served, Serving
-from agent.snapshot import LAST_STATUS, Snapshot
+from agent.snapshot import LAST_STATUS, EndView, Snapshot
 from agent.status import CLIENT_THREAD, StatusServer
 from agent.view import View
+from agent.watchdog import TELLER_THREAD, Watchdog
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
 _STOP_S, _READER_STOP_S = 5.0, 0.5
+_LOADING_S = 180.0  # an engine that is not loaded and warmed by then never will be
 _TROUBLE = {SourceState.DOWN, SourceState.FROZEN, SourceState.BLACK}
 
 
@@ -59,12 +61,15 @@ class Supervisor:
         self._config = config
         self._stop = threading.Event()
         self._crash: BaseException | None = None
+        self._asked = False
         self._found: Counter[str] = Counter()
         self._spooling = Heartbeat("spool", limit_s=60.0)
         self._uploading = Heartbeat("uploader", limit_s=60.0 + config.upstream.request_timeout)
         run_id, self._trust = uuid.uuid4().hex, RecentTrust()
         self._events = assembly.event_factory(config, run_id, self._trust)
         self.view = View(config, assembly.device_id(config), run_id, self._found)
+        self._notifier = Notifier()
+        self._watchdog = Watchdog(self.view, self._notifier)
 
     def run(self) -> int:
         """Run until stopped by a signal, by a defect, or by the end of all (finite) sources; return the exit code.
@@ -78,6 +83,7 @@ class Supervisor:
         delivered = False
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
+            runs = parts.enter_context(Runs(state_dir, waits=self._notifier.listened))
             telemetry = parts.enter_context(closing(open_telemetry(
                 self._config.budget.telemetry, Path(self._config.budget.sysfs), wait=True)))
             self.view.power_mode = mode = parts.enter_context(PowerMode(self._config.budget, state_dir, self._stop))
@@ -85,9 +91,8 @@ class Supervisor:
             uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
                                          canary=lambda: self._events.heartbeat().body)
             self.view.reporting(spool, self._spooling, uploader, self._uploading)
-            server = StatusServer(self._config.socket_path, self.snapshot, self._alive)
-            parts.callback(server.close)
-            self._start("status", server.serve)
+            page = self._begin_to_tell(parts, recipe)
+            self._wait_first(runs)
 
             # The cameras connect and the backlog goes out while the engine loads.
             ready = threading.Condition()
@@ -104,43 +109,63 @@ class Supervisor:
                 pipeline = assembly.pipeline(self._config, served.model, lanes, ready=ready, stop=self._stop,
                                              deliver=self._deliver(recipe, spool))
                 parts.callback(pipeline.close)
+                pipeline.onlooker = page.onlooker if page else None
                 governing = self._governing(serving, pipeline, lanes, telemetry=telemetry, state_dir=state_dir,
                                             spool=spool)
                 self.view.looking(pipeline, serving, governing)
                 looking = [self._start("inference", pipeline.look), self._start("postprocess", pipeline.tell)]
                 beside = [*self._start_beside(serving, pipeline, recipe, state_dir),
                           self._start("governor", governing.run)]
-
                 self._watch(readers, pipeline)
-                self._stop.set()
-                for thread in (*looking, *beside):
-                    thread.join(_STOP_S)
-                if isinstance(self._crash, EngineError):
-                    serving.distrust(self._crash.what)
+                self._end((*looking, *beside), serving)
             for reader in readers.values():
                 reader.stop(0)
-            delivered = self._wind_up(spool, uploader, uploading)
+            delivered = ending.wind_up(spool, uploader, uploading, self._config.upstream.drain)
             if self._crash is None:
-                self._leave_word(state_dir)
+                ending.leave_word(state_dir, self.snapshot())
+            runs.end(*ending.how(self._crash, asked=self._asked))
         self._raise_crash()
-        if lost := _lost(spool):
-            _LOG.error("%d events are lost: there was no room for them, or they were too old", lost)
-        return self._verdict(readers, delivered and not lost)
+        lost = ending.lost(spool)
+        return ending.verdict((reader.status() for reader in readers.values()), delivered=delivered and not lost)
 
     def stop(self) -> None:
         """End the run; safe from a signal handler and from any thread."""
+        self._asked = True
         self._stop.set()
 
     def snapshot(self) -> Snapshot:
         """Return what ``vedette status`` shows."""
         return self.view.snapshot(stopping=self._stop.is_set())
 
+    def _begin_to_tell(self, parts: ExitStack, recipe: Recipe) -> Page | None:
+        """Answer who asks for the status, tell systemd, and serve the page if there is to be one."""
+        server = StatusServer(self._config.socket_path, self.snapshot, self._alive)
+        parts.callback(server.close)
+        self._start("status", server.serve)
+        self._start(TELLER_THREAD, lambda: self._watchdog.tell(self._stop))
+        self.view.page = page = open_page(self._config, self.view.device, self.snapshot, recipe.classes)
+        if page:
+            parts.callback(page.close)
+            self._start("page", page.serve)
+        return page
+
+    def _wait_first(self, runs: Runs) -> None:
+        """Wait before the work begins where the runs before ended badly in a row; the status answers already."""
+        self.view.ends = [EndView(at=run.ended_at, how=run.ended, words=run.words) for run in runs.before]
+        if runs.wait_s:
+            _LOG.warning("waits %g s before it begins: %s", runs.wait_s, runs.why, extra=about(MessageId.WAITS))
+            self._doing(f"waiting {runs.wait_s:g} s: {runs.why}")
+        until_s = time.monotonic() + runs.wait_s
+        while time.monotonic() < until_s and not self._stop.wait(_TICK_S):
+            self._watchdog.starting(progress=True)
+
     # Building -------------------------------------------------------------------------------------------------
 
     def _sources(self, ready: threading.Condition, spool: Spool) -> tuple[Mapping[str, Reader], list[Lane]]:
         def on_change(change: SourceChange) -> None:
             level = logging.WARNING if change.state in _TROUBLE else logging.INFO
-            _LOG.log(level, "source %s is %s: %s", change.source, change.state, change.reason)
+            _LOG.log(level, "source %s is %s: %s", change.source, change.state, change.reason,
+                     extra=about(MessageId.SOURCE, source=change.source, stage="capture"))
             spool.append(self._events.source_state(change))
 
         readers, lanes = {}, []
@@ -164,6 +189,7 @@ class Supervisor:
         loader = self._start("loader", load)
         while loader.is_alive() and not self._stop.is_set():
             loader.join(_TICK_S)
+            self._watchdog.starting(progress=serving.loading_for_s() < _LOADING_S)
             for reader in readers.values():
                 reader.check()
         return loaded[0] if loaded else None
@@ -183,6 +209,8 @@ class Supervisor:
                               pipeline=pipeline, stop=self._stop)
 
         def tell(step: Step, measures: str) -> None:
+            kind = MessageId.MEMORY if step.kind in {"memory", "leak"} else MessageId.BUDGET
+            _LOG.info("budget: %s: %s", step.kind, step.reason, extra=about(kind))
             spool.append(assembly.budget_step(self._events, step, measures))
 
         return Governing(self._config, assembly.policy(self._config.budget), pipeline=pipeline, lanes=lanes,
@@ -210,13 +238,13 @@ class Supervisor:
     def _crashed(self, args: threading.ExceptHookArgs) -> None:
         """Take the exception that ended a thread, keep the first, and stop everything.
 
-        A defect in answering a question about the agent is told, and does not end the agent.
+        A defect in telling about the agent is told, and does not end the agent.
         """
         name = args.thread.name if args.thread else "?"
         if not isinstance(args.exc_value, AgentError):
-            _LOG.critical("thread %s ended by a defect", name,
+            _LOG.critical("thread %s ended by a defect", name, extra=about(MessageId.DEFECT),
                           exc_info=(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback))
-        if name != CLIENT_THREAD:
+        if name not in {CLIENT_THREAD, TELLER_THREAD, *PAGE_THREADS}:
             self._crash = self._crash or args.exc_value
             self._stop.set()
 
@@ -234,44 +262,19 @@ class Supervisor:
         while not self._stop.wait(_TICK_S):
             for reader in readers.values():
                 reader.check()
+            self._watchdog.running(readers)
             if all(reader.status().finished for reader in readers.values()) and pipeline.idle():
                 _LOG.info("all sources have ended")
                 return
 
-    # Ending ---------------------------------------------------------------------------------------------------
-
-    def _wind_up(self, spool: Spool, uploader: Uploader | None, uploading: threading.Thread | None) -> bool:
-        """Commit what is found and give the upstream a last chance; tell whether nothing is left to send."""
-        if not spool.flush(_STOP_S):
-            _LOG.warning("%d events are not committed yet; one last try follows", spool.stats().pending)
-        if uploader is None or uploading is None:
-            return True
-        uploading.join(_STOP_S)
-        if uploader.drain(self._config.upstream.drain):
-            return True
-        _LOG.warning("%d events are not delivered; they stay in the spool and go out after the next start (%s)",
-                     spool.stats().depth, uploader.status().reason)
-        return False
-
-    def _leave_word(self, state_dir: Path) -> None:
-        """Keep the last snapshot on disk, for whoever asks why the box went quiet."""
-        try:
-            write_atomic(state_dir / LAST_STATUS, msgspec.json.encode(self.snapshot()))
-        except OSError as error:
-            _LOG.warning("the last status cannot be kept: %s", error)
-
-    def _verdict(self, readers: Mapping[str, Reader], delivered: bool) -> int:
-        statuses = [reader.status() for reader in readers.values()]
-        failed = sum(status.failed for status in statuses)
-        if failed and failed == len(statuses):
-            _LOG.error("no source could be read")
-            return EXIT_DOWN
-        return EXIT_DEGRADED if failed or not delivered else EXIT_OK
-
-
-def _lost(spool: Spool) -> int:
-    stats = spool.stats()
-    return stats.pending + stats.evicted + sum(stats.refused.values())
+    def _end(self, threads: Sequence[threading.Thread], serving: Serving) -> None:
+        """Let the loop finish what it has begun."""
+        self._watchdog.stopping()
+        self._stop.set()
+        for thread in threads:
+            thread.join(_STOP_S)
+        if isinstance(self._crash, EngineError):
+            serving.distrust(self._crash.what)
 
 
 def run(config: Config) -> int:
@@ -289,15 +292,17 @@ def run(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     began = time.monotonic()
+    _LOG.info("started: vedette %s", __version__, extra=about(MessageId.STARTED))
     try:
         code = supervisor.run()
-    except AgentError:
+    except AgentError as error:
+        _LOG.error("cannot go on: %s", error.what, extra=about(MessageId.FAILED))
         raise
     except Exception as error:
-        _LOG.critical("ended by a defect", exc_info=error)
+        _LOG.critical("ended by a defect", exc_info=error, extra=about(MessageId.DEFECT))
         raise SystemExit(EXIT_SOFTWARE) from error
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # it ends already
-    _LOG.info("stopped after %.1f s", time.monotonic() - began)
+    _LOG.info("stopped after %.1f s", time.monotonic() - began, extra=about(MessageId.STOPPED))
     return code

@@ -169,3 +169,16 @@ def _need(plan: Plan, file: EngineFile, stored: Stored | None, known: Table | No
         return Path(file.path).stat().st_size, "memory not measured: at least the size of its file"
     except OSError:
         return None, "memory not measured"
+
+
+def checked(offer: Offer) -> str:
+    """Return what the gate found, or the preparation."""
+    prepared = offer.plan.prepared
+    return judged(offer.stored) if offer.stored else (
+        f"outputs within {prepared.max_difference:.1e} of the original's range")
+
+
+def judged(stored: Stored) -> str:
+    """Return what the gate found of a stored engine; empty where nothing is known."""
+    rungs = stored.tuning.rungs if stored.tuning else []
+    return next((rung.words for rung in rungs if rung.form is stored.card.form), "")

@@ -3,52 +3,60 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from agent import __version__, clock
+from agent import __version__
 from agent.budget_view import budget_problems, governor_view, limits_view
+from agent.capture.address import ClipAddress, FolderAddress, parse
 from agent.capture.reader import Reader
 from agent.config import Config
 from agent.governing import Governing
+from agent.grade import Look, Record
 from agent.meters import Heartbeat, Histogram, SourceMeter
+from agent.page.server import Page
 from agent.pipeline import Pipeline
 from agent.power_mode import PowerMode
-from agent.records import Result, SourceState
+from agent.problems import sees, source_problems, spool_problems, upstream_problems
+from agent.records import Result
 from agent.redact import redact
 from agent.report.spool import Spool
 from agent.report.upstream import Uploader
-from agent.serving import Serving
+from agent.serving import Served, Serving
 from agent.snapshot import (
     SCHEMA,
+    EndView,
     EngineView,
+    ProblemView,
     Snapshot,
     SourceView,
     SpoolView,
     StageView,
     UpstreamView,
 )
-
-_CONNECTING_S = 3.0
-_CERTIFICATE_WARNING_S = 30 * 86400.0
-# As `lost` calls it, and what it means. A dead letter is only lost when an operator drops it: no news to him.
-_LOST = {
-    "spool_full": "the spool was full", "disk_full": "the disk was full", "max_age": "older than spool.max_age",
-    "memory_full": "they found no room in memory", "closed": "the agent was stopping",
-}
+from agent.timeline import Problem, Timeline, keyed
 
 
 class View:
-    """Knows the parts as they come into being; ``snapshot`` may be called from any thread at any time."""
+    """Knows the parts as they come into being; ``snapshot`` may be called from any thread at any time.
+
+    Attributes:
+        ends: How the runs before this one ended, the newest last.
+    """
 
     def __init__(self, config: Config, device: str, run_id: str, found: Counter[str]) -> None:
         self._config = config
-        self._device = device
+        self.device = device
         self._run_id = run_id
         self._found = found
         self._born = time.monotonic() - _process_age_s()
         self._first_result_s: float | None = None
         self._sources: dict[str, tuple[Reader, SourceMeter]] = {}
+        self._hours: dict[str, Record] = {}
+        self._timeline = Timeline()
+        self._state = ("", self._born)
+        self._prepared_at: dict[str, float | None] = {}
         self._spool: Spool | None = None
         self._uploader: Uploader | None = None
         self._lost_before: Mapping[str, int] = {}
@@ -57,10 +65,13 @@ class View:
         self._pipeline: Pipeline | None = None
         self.governing: Governing | None = None
         self.power_mode: PowerMode | None = None
+        self.page: Page | None = None
         self.doing = "starting"
+        self.ends: Sequence[EndView] = ()
 
     def watching(self, name: str, reader: Reader, meter: SourceMeter) -> None:
         """Learn of a source."""
+        self._hours[name] = Record(own_rate=_own_rate(self._config.source[name].url))
         self._sources[name] = (reader, meter)
 
     def reporting(self, spool: Spool, spooling: Heartbeat, uploader: Uploader | None, uploading: Heartbeat) -> None:
@@ -84,6 +95,16 @@ class View:
         """Whether an engine is loaded, warmed and gated."""
         return self._serving is not None
 
+    @property
+    def has_result(self) -> bool:
+        """Whether a frame has gone all the way."""
+        return self._first_result_s is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the budget allows no frame now."""
+        return self.governing is not None and self.governing.decided.order.rate == 0
+
     def heartbeats(self) -> Iterator[Heartbeat]:
         """Return the heartbeats of the threads that must go forward."""
         if self._pipeline:
@@ -92,38 +113,66 @@ class View:
         if self.governing:
             yield self.governing.heartbeat
         yield from self._reporting
+        for reader, _ in list(self._sources.values()):
+            yield reader.heartbeat
+
+    def tick(self, *, stopping: bool = False) -> None:
+        """Look once, for what is told of the last hour: call it about once a second, from one thread."""
+        for name, (reader, meter) in list(self._sources.items()):
+            self._hours[name].look(Look(time.monotonic(), str(reader.status().state), meter.seen, meter.reconnects))
+        self._condition(stopping)
 
     def snapshot(self, stopping: bool = False) -> Snapshot:
         """Return the state of everything, now."""
-        sources = [self._source(name) for name in list(self._sources)]
-        rate = sum(source.processed_rate for source in sources)
-        upstream, spool = self._upstream(), self._spool_view()
-        problems = list(self._problems(sources, upstream, spool))
-        blind = bool(sources) and not any(_sees(source) for source in sources)
-        state = ("stopping" if stopping else "starting" if not self.ready else "down" if blind
-                 else "degraded" if problems else "running")
+        now = self._condition(stopping)
+        rate = sum(source.processed_rate for source in now.sources)
         return Snapshot(
-            schema=SCHEMA, version=__version__, device=self._device, run_id=self._run_id, pid=os.getpid(), state=state,
-            doing=self.doing, ready=self.ready and not stopping, uptime_s=time.monotonic() - self._born,
-            first_result_s=self._first_result_s, problems=problems, sources=sources,
-            stages={name: _stage(histogram) for name, histogram in self._stages().items()},
-            engine=self._engine_view(), found=dict(self._found), spool=spool, upstream=upstream,
+            schema=SCHEMA, version=__version__, device=self.device, run_id=self._run_id, pid=os.getpid(),
+            state=now.state, state_since_s=now.since_s, doing=self.doing, ready=self.ready and not stopping,
+            uptime_s=time.monotonic() - self._born, first_result_s=self._first_result_s, problems=now.problems,
+            sources=now.sources, stages={name: _stage(histogram) for name, histogram in self._stages().items()},
+            engine=self._engine_view(), found=dict(self._found), spool=now.spool, upstream=now.upstream,
             budget=limits_view(self._config.budget, self.governing, rate),
             governor=governor_view(self.governing, self._config.budget.policy) if self.governing else None,
-            heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()})
+            heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()},
+            problems_past=now.past, ends=list(self.ends))
+
+    def _condition(self, stopping: bool) -> "_Condition":
+        """Find out how it is now, and remember since when."""
+        sources = [self._source(name) for name in list(self._sources)]
+        upstream, spool = self._upstream(), self._spool_view()
+        problems = list(self._problems(sources, upstream, spool))
+        blind = bool(sources) and not any(sees(source) for source in sources)
+        state = ("stopping" if stopping else "starting" if not self.ready else "down" if blind
+                 else "degraded" if problems else "running")
+        now_s, epoch = time.monotonic(), time.time()
+        before, since_s = self._state
+        if state != before:
+            # At the first look it has been in this state ever since the process began.
+            since_s = now_s if before else self._born
+            self._state = (state, since_s)
+
+        def at(when_s: float) -> float:
+            return epoch - (now_s - when_s)  # a clock that was set meanwhile moves what happened before, too
+        past = [ProblemView(words=entry.words, began_at=at(entry.began_s), times=entry.times,
+                            ended_at=None if entry.ended_s is None else at(entry.ended_s))
+                for entry in self._timeline.see(problems)]
+        return _Condition(state=state, since_s=now_s - since_s, sources=sources, upstream=upstream, spool=spool,
+                          problems=[problem.words for problem in problems], past=past)
 
     def _stages(self) -> Mapping[str, Histogram]:
         return self._pipeline.stages if self._pipeline else {}
 
     def _source(self, name: str) -> SourceView:
         reader, meter = self._sources[name]
-        status = reader.status()
+        status, grade = reader.status(), self._hours[name].grade()
         return SourceView(
             name=name, url=redact(self._config.source[name].url), state=str(status.state), reason=status.reason,
             since_s=time.monotonic() - status.since_s, last_frame_age_s=status.last_frame_age_s,
             width=status.width, height=status.height, hung=status.hung, reconnects=meter.reconnects,
             seen=meter.seen, processed=meter.processed, skipped=meter.skipped(),
-            seen_rate=meter.seen_rate.per_second(), processed_rate=meter.processed_rate.per_second())
+            seen_rate=meter.seen_rate.per_second(), processed_rate=meter.processed_rate.per_second(),
+            grade=grade.grade, grade_why=grade.why, usual_rate=grade.usual_rate)
 
     def _engine_view(self) -> EngineView | None:
         if not self._serving or not self._pipeline or not (served := self._serving[0].served):
@@ -135,7 +184,21 @@ class View:
             name=what.name, identity=what.identity, runtime=what.runtime, provider=what.provider,
             precision=what.precision, threads=what.threads, height=spec.height, width=spec.width,
             max_batch=spec.max_batch, model_sha256=what.model_sha256, ready_for_s=time.monotonic() - since,
-            tier=served.tier, checked=served.checked, tuning=serving.tuning)
+            tier=served.tier, checked=served.checked, tuning=serving.tuning,
+            gated_at=self._gated_at(served, what.identity))
+
+    def _gated_at(self, served: Served, identity: str) -> float | None:
+        """Return when the gate let the engine pass: seconds since the epoch, None where that is not known."""
+        if stored := served.stored:
+            tuning = stored.tuning
+            return tuning.at if tuning and tuning.kept == stored.card.form else stored.card.at
+        if identity not in self._prepared_at:
+            card = self._config.state_dir / "engines" / self._config.engine.recipe / f"{identity}.json"
+            try:
+                self._prepared_at[identity] = card.stat().st_mtime
+            except OSError:
+                self._prepared_at[identity] = None
+        return self._prepared_at[identity]
 
     def _spool_view(self) -> SpoolView | None:
         if not self._spool:
@@ -160,33 +223,47 @@ class View:
             canaries=status.canaries)
 
     def _problems(self, sources: list[SourceView], upstream: UpstreamView | None, spool: SpoolView | None
-                  ) -> Iterator[str]:
+                  ) -> Iterator[Problem]:
         if self._serving and self._serving[0].failed:
-            yield self._serving[0].failed
+            yield keyed(self._serving[0].failed)
         if self.power_mode and self.power_mode.trouble:
-            yield f"the power mode is not as configured: {self.power_mode.trouble}"
+            yield keyed(f"the power mode is not as configured: {self.power_mode.trouble}")
+        if self.page and self.page.trouble:
+            yield keyed(self.page.trouble)
         if self.governing:
-            yield from budget_problems(self.governing)
-        for source in sources:
-            if source.state not in {SourceState.LIVE, SourceState.ENDED} and not _young(source):
-                yield f"source {source.name} is {source.state} for {source.since_s:.0f} s: {source.reason}"
+            yield from map(keyed, budget_problems(self.governing))
+        yield from source_problems(sources)
         if upstream:
-            yield from upstream_problems(upstream)
+            # The reason changes from one attempt to the next.
+            yield from (Problem(keyed(words.partition(": ")[0]).key, words) for words in upstream_problems(upstream))
         if spool and self._spool:
-            yield from spool_problems(spool, self._spool.stuck, self._lost_before)
+            yield from map(keyed, spool_problems(spool, self._spool.stuck, self._lost_before))
         for beat in self.heartbeats():
             if not beat.fresh():
-                yield f"{beat.name} has not moved for {beat.age_s():.0f} s"
+                yield Problem(beat.name, f"{beat.name} has not moved for {beat.age_s():.0f} s")
 
 
-def _young(source: SourceView) -> bool:
-    """Tell whether a source is only just being opened."""
-    return source.state == SourceState.CONNECTING and source.since_s <= _CONNECTING_S
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Condition:
+    """How the agent is at one moment."""
+
+    state: str
+    since_s: float
+    sources: list[SourceView]
+    upstream: UpstreamView | None
+    spool: SpoolView | None
+    problems: list[str]
+    past: list[ProblemView]
 
 
-def _sees(source: SourceView) -> bool:
-    """Tell whether pictures come from a source, came until its end, or may come in a moment."""
-    return _young(source) or source.state not in {SourceState.DOWN, SourceState.CONNECTING}
+def _own_rate(url: str) -> bool:
+    """Tell whether a source sets the pace itself; a file may be read as fast as the engine takes it."""
+    match parse(url):
+        case ClipAddress(realtime=realtime):
+            return realtime
+        case FolderAddress(rate=rate):
+            return rate is not None
+    return True
 
 
 def _stage(histogram: Histogram) -> StageView:
@@ -206,44 +283,3 @@ def _process_age_s() -> float:
     except (OSError, ValueError):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
-
-
-def upstream_problems(upstream: UpstreamView) -> Iterator[str]:
-    """Yield what is wrong with the delivery and its means."""
-    if upstream.state in {"retrying", "holding"}:
-        yield f"upstream is {upstream.state}: {upstream.reason}"
-    left = upstream.certificate_expires_in_s
-    if left is not None and left <= 0:
-        yield "the client certificate has ended (upstream.client_cert): put a new one in its place"
-    elif left is not None and left < _CERTIFICATE_WARNING_S:
-        yield f"the client certificate ends in {left / 86400:.1f} days (upstream.client_cert): renew it"
-    # A clock that nobody confirms may still be right, for years; status shows it, but it needs no hand.
-    if upstream.clock == "implausible":
-        yield f"{clock.words('implausible')}: times in events are wrong, and certificates may seem to have ended"
-
-
-def spool_problems(spool: SpoolView, stuck: str, lost_before: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is wrong with the spool.
-
-    Args:
-        spool: Its figures.
-        stuck: Why it cannot be written now; empty when it can.
-        lost_before: ``spool.lost`` when the agent started.
-    """
-    if stuck:
-        yield f"the spool cannot be written, {stuck}: {spool.pending} events wait in memory"
-    elif spool.disk_full:
-        yield "the disk is full: the spool makes room by giving up its oldest, least important events"
-    if spool.dead:
-        yield f"{_events(spool.dead, 'was', 'were')} refused by the upstream for good: vedette spool peek --dead"
-    since = {why: count - lost_before.get(why, 0) for why, count in spool.lost.items()}
-    # What was refused a moment ago is counted as lost when that is declared, at the next commit.
-    for why, words in _LOST.items():
-        if (count := max(since.get(why, 0), spool.refused.get(why, 0))) > 0:
-            yield f"{_events(count, 'was', 'were')} lost since the start: {words} ({why})"
-    for name in spool.set_aside:
-        yield f"the spool's file could not be used and was set aside: vedette spool export --file {name}"
-
-
-def _events(count: int, one: str, more: str) -> str:
-    return f"{count} event {one}" if count == 1 else f"{count} events {more}"

@@ -23,6 +23,7 @@ from agent.building.forms import Form
 from agent.building.identity import Parts, differences
 from agent.building.lock import alone_in, taken
 from agent.errors import ModelError
+from agent.journal import MessageId, about
 
 __all__ = ["FAILED_SERVING", "TUNED", "Card", "Rung", "Store", "Stored", "Tuning"]
 
@@ -155,7 +156,8 @@ class Store:
         parts = stored.card.parts
         place = self._root / parts.recipe / "quarantine"
         name = f"{stored.identity}-{int(time.time())}"
-        _LOG.warning("engine %s %s is set aside: %s", parts.recipe, stored.identity, why)
+        _LOG.warning("engine %s %s is set aside: %s", parts.recipe, stored.identity, why,
+                     extra=about(MessageId.ENGINE_ASIDE))
         card = self.folder(parts) / f"{stored.card.form}.json"
         try:
             card.unlink(missing_ok=True)  # this is what counts, and a full disk lets it happen

@@ -16,10 +16,12 @@ from agent.capture.health import PictureHealth
 from agent.capture.session import CallWatch, Session
 from agent.capture.source import LatestFrame, Source
 from agent.errors import AgentError, EndOfStreamError, SourceGoneError
-from agent.meters import SourceMeter
+from agent.meters import Heartbeat, SourceMeter
 from agent.records import Frame, Pixels, SourceChange, SourceState
 from agent.redact import redact
 
+STUCK_S = 30.0
+"""A call that hangs can only be ended with the process: when no frame came since, for so long, it should end."""
 _FIRST_RETRY_S = 0.25
 _GRACE_S = 1.0
 _STEADY_S = 10.0
@@ -99,6 +101,7 @@ class Reader:
                  draw: Callable[[], float] = random.random) -> None:
         self.name = name
         self.crash: BaseException | None = None
+        self.heartbeat = Heartbeat(f"reader-{name}", limit_s=STUCK_S, clock=clock)
         self._opener = opener
         self._slot = slot
         self._meter = meter
@@ -115,6 +118,8 @@ class Reader:
         self._hung: list[threading.Thread] = []
         self._status = ReaderStatus(state=SourceState.CONNECTING, reason="not opened yet", since_s=clock())
         self._last_frame_s: float | None = None
+        self._abandoned_s = 0.0
+        self._moved_s = clock()
         self._seq = -1
 
     def start(self) -> None:
@@ -131,17 +136,31 @@ class Reader:
     def check(self) -> None:
         """Abandon a thread whose call hangs and start another, as far as allowed. Call about every 0.5 s."""
         self._hung = [thread for thread in self._hung if thread.is_alive()]
+        if self._goes_forward():
+            self.heartbeat.beat()
         if self._stopping.is_set() or self._status.finished or self.crash is not None:
+            self.heartbeat.beat()
             return
         if self._thread is not None and (overdue := self._watch.abandon_if_overdue()):
             self._hung.append(self._thread)
             self._thread = None
+            self._abandoned_s = self._clock()
             self._lose_held(overdue.holds_frame)
             self._move(SourceState.DOWN, f"{overdue.what} hangs for more than {overdue.limit_s:g} s")
         if self._thread is None and len(self._hung) < self._policy.max_hung:
             self._start_thread(wait_first=True)
         elif self._thread is None:
             self._move(SourceState.DOWN, f"{len(self._hung)} calls hang; waiting for one of them to return")
+
+    def _goes_forward(self) -> bool:
+        """Tell whether the reading thread moves, and no call hangs that keeps the device from those after it.
+
+        A camera that is merely dead leaves no call behind that hangs for ever; and where one is left behind, frames of
+        the thread that took its place are proof enough.
+        """
+        hinders = bool(self._hung) and (self._last_frame_s is None or self._last_frame_s < self._abandoned_s)
+        patience_s = max(self._policy.open_timeout_s, self._policy.read_timeout_s) + _GRACE_S
+        return not hinders and self._clock() - self._moved_s <= patience_s
 
     def status(self) -> ReaderStatus:
         """Return what the source does now."""
@@ -161,16 +180,21 @@ class Reader:
     def _run(self, watch: CallWatch, wait_first: bool) -> None:
         try:
             if wait_first:
-                self._stopping.wait(self._retry.next())
+                self._wait()
             while self._goes_on(watch):
                 self._read_until_it_ends(watch)
                 if self._goes_on(watch):
-                    self._stopping.wait(self._retry.next())
+                    self._wait()
         except BaseException as error:
             if watch.abandoned:
                 return
             self.crash = error  # the supervisor ends the process; threading's own hook writes the traceback
             raise
+
+    def _wait(self) -> None:
+        wait_s = self._retry.next()
+        self._moved_s = self._clock() + wait_s
+        self._stopping.wait(wait_s)
 
     def _goes_on(self, watch: CallWatch) -> bool:
         return not (watch.abandoned or self._stopping.is_set() or self._status.finished)
@@ -185,6 +209,7 @@ class Reader:
                 self._slot.live = session.live
             self._health.begin()
             while self._goes_on(watch):
+                self._moved_s = self._clock()
                 self._step(session)
         except AgentError as error:
             if not watch.abandoned:

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "agent.cli.run:run",
     "demo": "agent.cli.demo:demo",
     "status": "agent.cli.status:status",
+    "page": "agent.cli.page:page",
     "config": "agent.cli.config:config",
     "engines": "agent.cli.engines:engines",
     "bench": "agent.cli.bench:bench",

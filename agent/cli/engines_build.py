@@ -33,6 +33,7 @@ _UNUSABLE = "not usable: its card is another's, or it cannot be read"
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="All recipes that need no model of your own.")
+@click.option("--configured", is_flag=True, help="The recipe that [engine] names.")
 @click.option("--precision", type=click.Choice(["auto", "int8", "fp16", "fp32"]), help="Instead of [engine] precision.")
 @click.option("--runtime", type=click.Choice(_RUNTIMES), help="Instead of [engine] runtime.")
 @click.option("--quick", is_flag=True, help=(
@@ -44,7 +45,7 @@ _UNUSABLE = "not usable: its card is another's, or it cannot be read"
 @click.option("--force", is_flag=True, help="Build again what is there already.")
 @engine_options
 def build(  # noqa: PLR0917 -- click names each option
-        names: tuple[str, ...], all_: bool, precision: str | None, runtime: str | None, quick: bool,
+        names: tuple[str, ...], all_: bool, configured: bool, precision: str | None, runtime: str | None, quick: bool,
         frames: Path | None, prebuilt: Path | None, force: bool, config_path: Path | None, state_dir: Path | None,
         as_json: bool) -> int:
     """Build engines for the recipes NAMES here, measure each form against FP32, and keep the best that agrees with it.
@@ -53,9 +54,10 @@ def build(  # noqa: PLR0917 -- click names each option
     measured, for this machine cannot run it, or nothing was kept and an engine tuned before goes on serving; 2: nothing
     that was built may serve; 143: ended by SIGTERM, and tidied up as after Ctrl-C.
     """
-    if bool(names) == all_:
-        raise click.UsageError("give either the names of recipes or --all; `vedette engines list` shows them")
+    if (bool(names), all_, configured).count(True) != 1:
+        raise click.UsageError("give the names of recipes, --all, or --configured; `vedette engines list` shows them")
     config, folder = _settings(config_path, state_dir, runtime, precision)
+    names = (config.engine.recipe,) if configured else names
     if quick and config.engine.runtime == "onnxruntime" and config.engine.provider in {None, CPU}:  # see Plan.on_cpu
         raise click.UsageError("there is no quick tier on a CPU: the prepared model serves until a full build is done; "
                                "leave --quick out")

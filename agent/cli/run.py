@@ -1,11 +1,11 @@
 """``vedette run``: the service itself, in the foreground."""
 
-import logging
+import faulthandler
 from pathlib import Path
 
 import click
 
-from agent import heap
+from agent import heap, journal
 from agent.cli.options import config_option
 from agent.config import load
 
@@ -19,7 +19,8 @@ def run(config_path: Path) -> int:
     could be read, or the engine cannot run. 78: the configuration cannot be used.
     """
     config = load(config_path)
-    logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    journal.set_up(config.log.level)
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: where each thread stood then goes to the journal
     heap.keep_one()
     from agent.supervisor import run as run_agent
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from agent.clock import RecentTrust, Trust, words
 from agent.errors import ConfigError
+from agent.journal import MessageId, about
 
 if TYPE_CHECKING:
     import requests
@@ -101,11 +102,12 @@ class Credentials:
                 self._not_after = None  # of whatever stands there next
                 raise
             if error.what != self.trouble:
-                _log.warning("upstream: new credentials are not used, the old ones are kept: %s", error.what)
+                _log.warning("upstream: new credentials are not used, the old ones are kept: %s", error.what,
+                             extra=about(MessageId.UPSTREAM))
             self.trouble = error.what
             return
         if changed and self._session is not None:
-            _log.info("upstream: its files have changed and were read again")
+            _log.info("upstream: its files have changed and were read again", extra=about(MessageId.UPSTREAM))
         self.close()
         self._session, self.trouble = fresh, ""
         self._not_after = certificate_end(self._client_cert)
@@ -136,7 +138,8 @@ class Credentials:
         expired = left_s <= 0
         if self._warned is None or expired != self._warned[0] or now - self._warned[1] >= DAY_S:
             self._warned = (expired, now)
-            _log.warning("upstream: %s: renew %s", self._end_in_words(left_s), self._client_cert)
+            _log.warning("upstream: %s: renew %s", self._end_in_words(left_s), self._client_cert,
+                         extra=about(MessageId.UPSTREAM))
 
     def blame(self) -> str:
         """Return what may be wrong with the credentials when even a harmless request is refused."""

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from agent.journal import MessageId, about
 from agent.report.pacing import Pacer
 from agent.report.spool import SealedBatch, Spool
 from agent.report.verdict import Kind, Verdict
@@ -109,7 +110,7 @@ class Refusals:
         self._suspect = ""  # the same event may come back, by retry-dead
         self.buried += 1
         _log.warning("upstream: event %d goes to the dead letters, %s, twice, though a canary is taken",
-                     batch.first_seq, refusal.reason)
+                     batch.first_seq, refusal.reason, extra=about(MessageId.UPSTREAM))
         if refusal.kind is Kind.HALVE:
             self._smaller = None  # that one event was too large, not the number of them
         return None

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from agent.errors import SpoolError
+from agent.journal import MessageId, about
 from agent.meters import Heartbeat, Histogram
 from agent.records import Event
 from agent.report.age import Clocks
@@ -112,7 +113,8 @@ class Spool(AbstractContextManager["Spool"]):
         self._handoff.close()
         self._writer.join()
         if len(self._handoff):
-            _log.error("spool: closed with %d events that could not be committed", len(self._handoff))
+            _log.error("spool: closed with %d events that could not be committed", len(self._handoff),
+                       extra=about(MessageId.LOST))
         self._store.close()
 
     def __exit__(self, *_: object) -> None:
@@ -203,13 +205,14 @@ class Spool(AbstractContextManager["Spool"]):
             self._handoff.still_undeclared(gaps)
             self._failed_commits += 1
             if not self.stuck:
-                _log.warning("spool: cannot be written, %s; new events wait in memory", error.why)
+                _log.warning("spool: cannot be written, %s; new events wait in memory", error.why,
+                             extra=about(MessageId.SPOOL))
             self.stuck = error.why
             return False
         self._commit_s.record(time.monotonic() - started)
         self._handoff.done(len(group))
         if self.stuck:
-            _log.info("spool: writing again; %d events had waited", len(group))
+            _log.info("spool: writing again; %d events had waited", len(group), extra=about(MessageId.SPOOL))
             self.stuck = ""
         return True
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from agent import clock
 from agent.errors import SpoolError
+from agent.journal import MessageId, about
 from agent.report.age import ClockReading, Clocks, SequenceMark
 from agent.report.ballast import Ballast
 from agent.report.gaps import Gap
@@ -73,7 +74,7 @@ class Store:
         except SpoolFullError as error:
             # A full disk must not keep the agent from watching: events wait in memory.
             self.closed_for = error.why
-            _log.warning("spool: cannot be opened, %s; events wait in memory", error.why)
+            _log.warning("spool: cannot be opened, %s; events wait in memory", error.why, extra=about(MessageId.SPOOL))
         except BaseException:
             os.close(self._lock_file)
             raise
@@ -173,7 +174,7 @@ class Store:
             if not file.db.in_place():
                 raise _gone(self._path)
             if self._ballast.take() and file.room.frozen:
-                _log.info("spool: the disk has room again")
+                _log.info("spool: the disk has room again", extra=about(MessageId.SPOOL))
                 file.room.freeze(frozen=False)
             return file.evict_older(file.now() - self._max_age_s) if self._max_age_s else 0
         dropped = self.use(work)
@@ -262,10 +263,11 @@ class Store:
         """Set the file aside and return what to say about it."""
         aside = set_aside(self._path)
         if aside is None:
-            _log.error("spool: %s; a fresh one is used", why)
+            _log.error("spool: %s; a fresh one is used", why, extra=about(MessageId.SPOOL))
             return why
         self.set_aside += (aside.name,)
-        _log.error("spool: %s; it is kept as %s, and a fresh one is used", why, aside.name)
+        _log.error("spool: %s; it is kept as %s, and a fresh one is used", why, aside.name,
+                   extra=about(MessageId.SPOOL))
         return f"set aside as {aside.name}: {why}"
 
     def _relieve(self, file: SpoolFile) -> bool:
@@ -275,7 +277,8 @@ class Store:
         released = self._ballast.release()
         if not released and file.room.frozen:
             return False
-        _log.warning("spool: the disk is full; old events make room for new ones until it is not")
+        _log.warning("spool: the disk is full; old events make room for new ones until it is not",
+                     extra=about(MessageId.SPOOL))
         file.room.freeze(frozen=True)
         return True
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 from agent.backoff import FullJitter
 from agent.clock import RecentTrust, Trust
+from agent.journal import MessageId, about
 from agent.meters import Heartbeat
 from agent.report.credentials import Credentials
 from agent.report.pacing import Pacer
@@ -254,9 +255,9 @@ class Uploader:
             return
         now = self._clock()
         if reason:
-            _log.warning("upstream: %s: %s", state, reason)
+            _log.warning("upstream: %s: %s", state, reason, extra=about(MessageId.UPSTREAM))
         elif self._reason:
-            _log.info("upstream: delivering again after %.0f s", now - self._since)
+            _log.info("upstream: delivering again after %.0f s", now - self._since, extra=about(MessageId.UPSTREAM))
         if state != self._state:
             self._since = now
         self._state, self._reason = state, reason

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from agent.metrics import prometheus
+from agent.snapshot import SCHEMA
 from tests.helpers.agent import Agent, source, source_named, write_config, write_recipe
 
 
@@ -73,7 +74,7 @@ def fail(error):
     return raising
 class Faulty(supervisor.Supervisor):
     if what == "main":
-        _leave_word = fail(ZeroDivisionError("a defect in the main thread"))
+        supervisor.ending.leave_word = fail(ZeroDivisionError("a defect in the main thread"))
     if what == "slow prepare, spool dies":
         SpoolFile.commit = fail(SpoolError("the disk is gone"))
         serving.Serving.first = lambda self: time.sleep(60)
@@ -150,5 +151,5 @@ def test_what_status_prints_is_what_the_schema_says(tmp_path, fresh_state, carph
         agent.until(lambda s: s.ready)
         shown = subprocess.run([sys.executable, "-m", "agent", "status", "-c", str(config), "--json"], capture_output=True, text=True,
                                check=True, env={**os.environ, "LANG": "C"})
-        assert json.loads(shown.stdout)["schema"] == 1
+        assert json.loads(shown.stdout)["schema"] == SCHEMA
         agent.stop()

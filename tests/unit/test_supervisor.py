@@ -25,7 +25,7 @@ def test_the_sensors_are_let_go_of_when_it_ends_before_the_governor_begins(tmp_p
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(module, "open_telemetry", opened)
     monkeypatch.setattr(module.assembly, "open_state_dir", lambda _: tmp_path)
-    monkeypatch.setattr(module.assembly, "recipe_of", lambda _: None)
+    monkeypatch.setattr(module.assembly, "recipe_of", lambda _: SimpleNamespace(classes=()))
     if when == "before":
         monkeypatch.setattr(module, "PowerMode", fail)
     else:

@@ -1,5 +1,6 @@
 """The reader, against scripted sources and a clock the test moves."""
 
+import itertools
 import threading
 import time
 
@@ -24,6 +25,13 @@ def play():
         stages[-1].reader.start()
         return stages[-1]
 
+    def endless(*sources, then, **settings):
+        stages.append(Stage(itertools.chain(sources, iter(then, None)), **settings))
+        stages[-1].reader._retry._draw = lambda: 1.0
+        stages[-1].reader.start()
+        return stages[-1]
+
+    begin.endless = endless
     yield begin
     for stage in stages:
         stage.close()
@@ -320,3 +328,62 @@ def test_a_new_size_is_told_also_when_an_outage_lay_between(play):
     stage = play(ScriptedSource([noise(0), SourceError("broke off")]), ScriptedSource([noise(1, 128, 96), hang]))
     assert hang.entered.wait(5)
     assert [change.reason for change in stage.changes[3:]] == ["resolution changed 64x48 → 128x96"]
+
+
+def minutes_later(stage, clock, minutes=2):
+    """Let time pass as the supervisor does, which checks ten times a second; tell whether the heartbeat is fresh."""
+    for _ in range(minutes * 60):
+        clock.advance(1.0)
+        stage.reader.check()
+    return stage.reader.heartbeat.fresh()
+
+
+def test_a_hung_call_whose_place_is_taken_by_one_that_reads_is_no_standstill(play):
+    clock, hang, dead = Clock(), Hang(), Hang()
+    stage = play(ScriptedSource([noise(0), hang]), ScriptedSource([noise(2), lambda: clock.advance(1), noise(3), dead]), clock=clock)
+    assert hang.entered.wait(5)
+    clock.advance(3.1)
+    stage.reader.check()
+    assert dead.entered.wait(5)
+    stage.reader.check()
+    assert stage.reader.heartbeat.age_s() == 0
+
+
+def test_a_hung_call_that_keeps_the_device_from_the_next_is_a_standstill(play):
+    """As with a V4L2 camera: the hung thread has it open, so every new opening fails, and none hangs."""
+    clock, hang = Clock(), Hang()
+    stage = play.endless(ScriptedSource([noise(0), hang]), then=lambda: SourceError("the device is busy"), clock=clock)
+    assert hang.entered.wait(5)
+    clock.advance(3.1)
+    stage.reader.check()
+    assert not minutes_later(stage, clock)
+    hang.release.set()
+    until(lambda: stage.reader.status().hung == 0)
+    until(lambda: stage.reader.check() or stage.reader.heartbeat.fresh())  # the thread in its place can open the device now
+
+
+def test_a_dead_camera_is_no_standstill(play):
+    clock = Clock()
+    stage = play.endless(then=lambda: SourceError("no route to host"), clock=clock)
+    for _ in range(100):
+        clock.advance(1.0)
+        time.sleep(0.01)
+        stage.reader.check()
+    assert stage.reader.heartbeat.fresh()
+
+
+def test_a_thread_that_hangs_outside_of_any_call_is_a_standstill(play):
+    clock, hang, made = Clock(), Hang(), threading.Event()
+    stage = play(ScriptedSource([made.wait, noise(0)]), clock=clock)
+    stage.slot.lay = lambda _: hang.wait()
+    made.set()
+    assert hang.entered.wait(5)
+    assert not minutes_later(stage, clock)
+
+
+def test_an_ended_source_is_no_standstill(play):
+    clock = Clock()
+    stage = play(ScriptedSource([noise(0)], live=False), clock=clock)
+    stage.take()
+    stage.until_told(2)
+    assert minutes_later(stage, clock)

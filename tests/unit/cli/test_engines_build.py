@@ -281,7 +281,7 @@ def test_a_child_that_dies_is_a_failed_rung_and_exit_code_2(vedette, monkeypatch
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [
-    ((), 64, "give either the names of recipes or --all"), (("small", "--all"), 64, "give either"),
+    ((), 64, "give the names of recipes, --all, or --configured"), (("small", "--all"), 64, "give the names"), (("--configured", "--all"), 64, "give the names"),
     (("unknown",), 78, "unknown"), (("small", "--frames", "/nowhere"), 64, "does not exist"),
     (("small", "--from", "/nowhere"), 64, "does not exist"), (("small", "--precision", "int4"), 64, "int4"),
     (("small", "--runtime", "torch"), 64, "torch")])
@@ -290,6 +290,13 @@ def test_wrong_usage_is_one_message(vedette, arguments, code, words):
     assert (found, out) == (code, "")
     assert words in err
     assert "Traceback" not in err
+
+
+def test_configured_builds_the_recipe_of_the_configuration(vedette, monkeypatch):
+    without_reports(vedette)
+    scripted(monkeypatch, fp16="kept")
+    code, out, _ = vedette("build", "--configured")
+    assert (code, "small" in out) == (0, True)
 
 
 def test_frames_that_cannot_be_read_are_one_message(vedette, tmp_path):

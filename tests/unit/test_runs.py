@@ -1,0 +1,96 @@
+"""How earlier runs ended, and what that means for the next."""
+
+import msgspec
+import pytest
+
+from agent import runs
+from agent.errors import EngineError
+from agent.runs import STOPPED, Run, Runs, bad_in_a_row, last_run, settled, wait_after
+
+
+def run(began_s, ended="watchdog", boot="b", waited_s=0.0):
+    return Run(began_at=1000.0 + began_s, began_s=began_s, boot=boot, ended=ended, waited_s=waited_s)
+
+
+@pytest.mark.parametrize(("last_end", "boot", "ended", "words"), [
+    ("watchdog killed ABRT", "b", "watchdog", "the watchdog ended it: a part of it had stopped moving"),
+    ("oom-kill killed KILL", "b", "oom-kill", "the kernel killed it, its memory ran out"),
+    ("signal killed SEGV", "b", "signal", "it ended by signal (killed SEGV)"),
+    ("exit-code exited 70", "b", "exit-code", "it ended by exit-code (exited 70)"),
+    ("timeout killed TERM", "b", "timeout", "it did not start or stop in time and was killed"),
+    ("success killed TERM", "b", STOPPED, "it was stopped"),
+    ("", "b", "killed", "it was killed, or it crashed"),
+    ("", "another", "power", "the power failed, or the box was reset"),
+])
+def test_a_run_that_left_no_word(last_end, boot, ended, words):
+    last = settled([run(1.0, ended="")], last_end, 5.0, boot)[-1]
+    assert (last.ended, last.words, last.ended_at) == (ended, words, 5.0)
+
+
+@pytest.mark.parametrize(("last_end", "ended"), [("", "failed"), ("exit-code exited 2", "failed"), ("success exited 0", "failed"), ("timeout killed KILL", "timeout")])
+def test_a_runs_own_word_counts_unless_it_was_killed_after_it(last_end, ended):
+    assert settled([run(1.0, ended="failed")], last_end, None, "b")[-1].ended == ended
+
+
+def test_bad_ends_in_a_row():
+    assert bad_in_a_row([], "b", 10) == 0
+    assert bad_in_a_row([run(1), run(2), run(3)], "b", 4) == 3
+    assert bad_in_a_row([run(1), run(2, STOPPED), run(3)], "b", 4) == 1
+    assert bad_in_a_row([run(1), run(2), run(3)], "another boot", 4) == 0
+    assert bad_in_a_row([run(1), run(2), run(3)], "b", 400) == 0, "the last one was a long one"
+    assert bad_in_a_row([run(1), run(2), run(200, waited_s=60)], "b", 550) == 3, "its wait is no work"
+    assert bad_in_a_row([run(1), run(500), run(510)], "b", 520) == 2, "the first one was long"
+
+
+def test_the_wait_rises():
+    assert [wait_after(bad) for bad in range(9)] == [0, 0, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_runs_are_kept_from_one_to_the_next(tmp_path):
+    with Runs(tmp_path, waits=True) as first:
+        assert (list(first.before), first.wait_s) == ([], 0)
+        first.end(STOPPED, "it was stopped on request")
+    (tmp_path / runs.LAST_END).write_text("success killed TERM\n")
+    second = Runs(tmp_path, waits=True)
+    assert [each.ended for each in second.before] == [STOPPED]
+    assert not (tmp_path / runs.LAST_END).exists(), "it was about that run only"
+    assert last_run(tmp_path).ended == "", "it goes on"
+    (tmp_path / runs.LAST_END).write_text("watchdog killed ABRT\n")
+    assert last_run(tmp_path).ended == "watchdog"
+    assert (tmp_path / runs.LAST_END).exists(), "who only asks changes nothing"
+    third = Runs(tmp_path, waits=True)
+    assert [each.ended for each in third.before] == [STOPPED, "watchdog"]
+    fourth = Runs(tmp_path, waits=True)
+    assert (fourth.wait_s, fourth.why) == (2, "2 runs in a row ended badly, the last one: it was killed, or it crashed")
+    assert Runs(tmp_path, waits=False).wait_s == 0
+
+
+def test_an_exception_is_how_a_run_ended(tmp_path):
+    with pytest.raises(EngineError), Runs(tmp_path, waits=True):
+        raise EngineError("no engine", "build one")
+    assert (last_run(tmp_path).ended, last_run(tmp_path).words) == ("failed", "no engine\n  mend: build one")
+    with pytest.raises(ZeroDivisionError), Runs(tmp_path, waits=True):
+        raise ZeroDivisionError
+    assert last_run(tmp_path).ended == "defect"
+    assert "ZeroDivisionError" in last_run(tmp_path).words
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"began_at": "x"}]', b"\xff\xfe"])
+def test_a_damaged_file_is_forgotten(tmp_path, content, caplog):
+    (tmp_path / runs.FILE).write_bytes(content)
+    assert list(Runs(tmp_path, waits=True).before) == []
+    assert "cannot be read" in caplog.text
+
+
+def test_no_more_than_twenty_are_kept(tmp_path):
+    (tmp_path / runs.FILE).write_bytes(msgspec.json.encode([run(float(i), STOPPED) for i in range(30)]))
+    Runs(tmp_path, waits=True).end(STOPPED, "")
+    assert len(msgspec.json.decode((tmp_path / runs.FILE).read_bytes())) == 20
+
+
+def test_a_full_disk_is_no_reason_not_to_run(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(runs, "write_atomic", full)
+    Runs(tmp_path, waits=True).end(STOPPED, "")
+    assert "No space left" in caplog.text
