@@ -37,9 +37,12 @@ def share_words(governor: GovernorView | None, source: str) -> Text:
     return Text("all") if share is None else Text(f"{share:.3g} fps") if share > 0 else Text("shed", style="red")
 
 
-def steps_table(governor: GovernorView, rows: int | None) -> Table:
-    """Return the last steps, newest first; with at most ``rows`` rows of one line below its head, None = all."""
-    cut = rows is not None
+def steps_table(governor: GovernorView, rows: int | None, *, fold: bool = False) -> Table:
+    """Return the last steps, newest first: at most ``rows`` of them, None = all.
+
+    They have one line each, unless ``fold`` or without ``rows``.
+    """
+    cut = rows is not None and not fold
     title = "step at" if governor.count <= len(governor.steps) else f"{governor.count} steps"
     table = plain_table(title, "what", "from -> to", "reason", wide=(2, 3) if cut else (3,))
     for step in list(reversed(governor.steps))[:rows]:

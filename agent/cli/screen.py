@@ -1,14 +1,17 @@
 """One snapshot as a screen for people. ``unknown`` where a value is not known; never a made-up 0."""
 
 import io
+import time
+from collections.abc import Callable, Sequence
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from agent.cli.budget_screen import budget_lines, share_words, steps_table
-from agent.cli.words import amount, cell, plain_table, span
+from agent.cli.layout import folded, height_of, richest, spread
+from agent.cli.words import ago, amount, cell, minute, plain_table, span, when
 from agent.snapshot import GovernorView, Snapshot, SourceView, SpoolView, UpstreamView
 
 __all__ = ["amount", "cell", "plain_table", "say", "screen", "span"]
@@ -17,6 +20,7 @@ _COLOURS = {
     **dict.fromkeys(("running", "live", "idle", "sending"), "green"),
     **dict.fromkeys(("starting", "connecting", "degraded", "retrying", "stopping"), "yellow"),
     **dict.fromkeys(("frozen", "black", "holding", "down"), "red"),
+    "good": "green", "fair": "yellow", "poor": "yellow", "bad": "red", "unknown": "dim",
     "ended": "blue",
     "off": "dim",
 }
@@ -25,6 +29,8 @@ _CERTIFICATE_WARNING_S = 30 * 86400.0
 _TABLE_HEAD = 1  # line: the headings
 _LEAST_SOURCES = 2  # lines of the table of sources that the budget leaves: the worst one, and how many more
 _FEW_STEPS = 3  # so many of the newest steps are worth more than the stages
+_FEW_PAST = 3
+_WELL = {"stopped", "ended"}
 
 
 def say(what: RenderableType, width: int) -> None:
@@ -37,81 +43,157 @@ def say(what: RenderableType, width: int) -> None:
     click.echo(text.getvalue(), nl=False)
 
 
-def screen(snapshot: Snapshot, height: int | None = None) -> RenderableType:
+def screen(snapshot: Snapshot, height: int | None = None, notes: Sequence[str] = ()) -> RenderableType:
     """Return the whole screen, what needs a hand first.
 
     Args:
         snapshot: What to show.
         height: Lines there are; None = as many as it takes. Where they are few, long lines are cut short with "…",
             the oldest steps of the governor go first, then the stages, then all its steps, then the healthiest sources,
-            then the lines on the budget from the last one on.
+            then the lines on the budget from the last one on; some of these go for problems that take more than a
+            line, too. Lines to spare go to the problems, so that they stand there whole, then to what was, then to the
+            other lines and the tables.
+        notes: What else to say of this answer.
     """
-    problems, budget = _problems(snapshot), budget_lines(snapshot)
-    steps = _steps(snapshot)
-    if height is None:
-        return Group(*_head(snapshot), *problems, *_rest(snapshot), *budget, _sources(snapshot, None),
-                     _stages(snapshot), *([steps_table(steps, None)] if steps else []))
-    most = max(height // 3, 1)
-    if len(problems) > most:
-        problems = [*problems[:most - 1], Text(f"          +{len(problems) - most + 1} more problems", style="yellow")]
-    lines = [*_head(snapshot), *problems, *_rest(snapshot)]
-    room = height - len(lines) - _TABLE_HEAD - min(len(snapshot.sources), _LEAST_SOURCES)
-    lines += budget[:max(room, 1)]
-    for line in lines:
-        line.no_wrap, line.overflow = True, "ellipsis"
-    return Group(*lines, *_tables(snapshot, steps, height - len(lines)))
+    return _Screen(snapshot, height, notes)
 
 
-def _tables(s: Snapshot, steps: GovernorView | None, left: int) -> list[RenderableType]:
-    """Return the tables that fit into ``left`` lines: sources, then a few steps, then the stages, then more steps."""
+class _Screen:
+    """Lays the screen out when its width is known."""
+
+    def __init__(self, snapshot: Snapshot, height: int | None, notes: Sequence[str]) -> None:
+        self._snapshot = snapshot
+        self._height = height
+        self._notes = notes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        if self._height is None:
+            yield from self._whole(console, width)
+        else:
+            yield from self._fitted(console, width, self._height)
+
+    def _whole(self, console: Console, width: int) -> RenderResult:
+        s = self._snapshot
+        for line in (*_head(s, self._notes), *_problems(s), *_past(s, None), *_rest(s), *_last_run(s),
+                     *budget_lines(s)):
+            yield from folded(console, line, width)
+        yield _sources(s, None)
+        for line in _grades(s):
+            yield from folded(console, line, width)
+        yield _stages(s)
+        if steps := _steps(s):
+            yield steps_table(steps, None)
+
+    def _fitted(self, console: Console, width: int, height: int) -> RenderResult:
+        s, steps = self._snapshot, _steps(self._snapshot)
+        head, rest, budget = _head(s, self._notes), _rest(s), budget_lines(s)
+        problems, most = _problems(s), max(height // 3, 1)
+        if len(problems) > most:
+            left_out = len(problems) - most + 1
+            problems = [*problems[:most - 1], Text(f"          +{left_out} more problems", style="yellow")]
+        count = len(head) + len(problems) + len(rest)
+        budget = budget[:max(height - count - _TABLE_HEAD - min(len(s.sources), _LEAST_SOURCES), 1)]
+        tables, table_rows = _tables(s, steps, height - count - len(budget))
+        spare = max(height - count - len(budget) - table_rows, 0)
+        # A problem told to its end, mend and all, is worth more than the last lines on the budget.
+        wanted = min(sum(len(folded(console, line, width)) - 1 for line in problems), height // 6)
+        given = max(min(wanted - spare, len(budget) - 1), 0)
+        budget, spare = budget[:len(budget) - given], spare + given
+        problems, spare = spread(console, problems, width, spare)
+        extra = [[*_grades(s), *_last_run(s)][:spare], _past(s, _FEW_PAST)]
+        extra[1] = extra[1][:spare - len(extra[0])]
+        spare -= len(extra[0]) + len(extra[1])
+        blocks: list[list[Text]] = []
+        for lines in (head, rest, extra[0], extra[1], budget):
+            block, spare = spread(console, lines, width, spare)
+            blocks.append(block)
+        yield from (*blocks[0], *problems, *blocks[3], *blocks[1], *blocks[2], *blocks[4])
+        for ways, rows in tables:
+            table = richest(console, ways, width, rows + spare)
+            spare -= max(height_of(console, table, width) - rows, 0)
+            yield table
+
+
+_Ways = Sequence[Callable[[], RenderableType]]
+
+
+def _tables(s: Snapshot, steps: GovernorView | None, left: int) -> tuple[list[tuple[_Ways, int]], int]:
+    """Choose the tables that fit into ``left`` lines: sources, then a few steps, then the stages, then more steps.
+
+    Returns:
+        For each the ways to draw it, folded where there is room, and the rows that the plainest way takes; all rows.
+    """
     left -= _TABLE_HEAD
-    tables: list[RenderableType] = [_sources(s, max(min(left, len(s.sources)), 1))]
+    most = max(min(left, len(s.sources)), 1)
+    shown = max(min(most, len(s.sources)), 1) if s.sources else 0
+    tables: list[tuple[_Ways, int]] = [
+        ((lambda: _sources(s, most, fold=True), lambda: _sources(s, most)), _TABLE_HEAD + shown)]
     left -= len(s.sources)
     few = min(len(steps.steps), _FEW_STEPS) + _TABLE_HEAD if steps else 0
     stages = _TABLE_HEAD + len(s.stages)
     if left >= few + stages:
-        tables.append(_stages(s))
+        tables.append(((lambda: _stages(s),), stages))
         left -= stages
     if steps and left > _TABLE_HEAD:
-        tables.append(steps_table(steps, left - _TABLE_HEAD))
-    return tables
+        rows, given = min(left - _TABLE_HEAD, len(steps.steps)), steps
+        tables.append((
+            (lambda: steps_table(given, rows, fold=True), lambda: steps_table(given, rows)), _TABLE_HEAD + rows))
+    return tables, sum(rows for _, rows in tables)
 
 
 def _steps(s: Snapshot) -> GovernorView | None:
     return s.governor if s.governor and s.governor.steps else None
 
 
-def _head(s: Snapshot) -> list[Text]:
+def _head(s: Snapshot, notes: Sequence[str]) -> list[Text]:
     state = Text(f"vedette {s.version} on {s.device}: ")
     state.append(s.state, style=f"bold {_COLOURS.get(s.state, '')}")
     if s.state == "starting" and s.doing not in {"", s.state}:
         state.append(f" ({s.doing})")
-    state.append(f" for {span(s.uptime_s)}, pid {s.pid}")
-    if not s.engine:
-        return [state, Text("engine    not loaded yet")]
-    e = s.engine
+    if s.state_since_s is None:
+        state.append(f" for {span(s.uptime_s)}")
+    else:
+        state.append(f" for {span(s.state_since_s)}, since {minute(time.time() - s.state_since_s)}")
+        state.append(f", up {span(s.uptime_s)}")
+    state.append(f", pid {s.pid}")
+    told = [Text(f"note      {note}", style="yellow") for note in notes]
+    if not (e := s.engine):
+        return [state, *told, Text("engine    not loaded yet")]
     threads = f", {e.threads} thread{'s' * (e.threads != 1)}" if e.threads else ""
     engine = Text(f"engine    {e.name} {e.width}x{e.height} {e.precision}, {e.tier}, on {e.runtime} "
-                  f"({e.provider}{threads}), identity {e.identity}")
-    return [state, engine, *([Text(f"tuning    {e.tuning}")] if e.tuning else [])]
+                  f"({e.provider}{threads}), identity {e.identity}, gated {ago(e.gated_at)}")
+    return [state, *told, engine, *([Text(f"tuning    {e.tuning}")] if e.tuning else [])]
 
 
-def _sources(s: Snapshot, rows: int | None) -> RenderableType:
-    """Return the table of sources, the unhealthy first; with at most ``rows`` rows of one line below its head."""
+def _sources(s: Snapshot, rows: int | None, *, fold: bool = False) -> RenderableType:
+    """Return the table of sources, the unhealthy first; with at most ``rows`` rows below its head.
+
+    They have one line each, unless ``fold`` or without ``rows``.
+    """
     shared = s.governor is not None and bool(s.governor.shares)
-    headings = ("source", "state", "since", "age", "picture", "fps in", "looked at", *(("may have",) if shared else ()))
+    headings = ("source", "state", "since", "age", "grade", "picture", "fps in", "done",
+                *(("may have",) if shared else ()))
     table = plain_table(*headings, "skipped", wide=(0, len(headings)))
     sources = sorted(s.sources, key=lambda source: source.state in _HEALTHY)
     shown = sources if rows is None or len(sources) <= rows else sources[:rows - 1]
-    cut = rows is not None
+    cut = rows is not None and not fold
     for source in shown:
         table.add_row(
             cell(source.name, cut=cut), Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
-            span(source.last_frame_age_s), f"{source.width}x{source.height}" if source.width else "unknown",
+            span(source.last_frame_age_s), Text(source.grade, style=_COLOURS.get(source.grade, "")),
+            f"{source.width}x{source.height}" if source.width else "unknown",
             f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}",
             *((share_words(s.governor, source.name),) if shared else ()), cell(_skipped(source), cut=cut))
     left_out = len(sources) - len(shown)
     return Group(table, Text(f"+{left_out} more")) if left_out else table
+
+
+def _grades(s: Snapshot) -> list[Text]:
+    """Return a line on why sources are graded as they are; none when all are good."""
+    told = "; ".join(f"{source.name} {source.grade}: {source.grade_why}" for source in s.sources
+                     if source.grade_why and source.grade != "unknown")
+    return [Text(f"grades    {told}")] if told else []
 
 
 def _skipped(source: SourceView) -> str:
@@ -180,4 +262,24 @@ def _losses(view: SpoolView) -> list[Text]:
 
 
 def _problems(s: Snapshot) -> list[Text]:
-    return [Text("problem   " + " ".join(problem.split()), style="yellow") for problem in s.problems]
+    since = {entry.words: entry.began_at for entry in s.problems_past if entry.ended_at is None}
+    return [Text(f"problem   {f'{when(since[words])}  ' if words in since else ''}{' '.join(words.split())}",
+                 style="yellow") for words in s.problems]
+
+
+def _past(s: Snapshot, most: int | None) -> list[Text]:
+    """Return lines on the problems that are over, the newest first."""
+    over = [(entry, entry.ended_at) for entry in reversed(s.problems_past) if entry.ended_at is not None]
+    return [Text(f"past      {when(entry.began_at)} to {when(ended_at)}"
+                 f"{f', {entry.times} times' if entry.times > 1 else ''}  {' '.join(entry.words.split())}", style="dim")
+            for entry, ended_at in over[:most]]
+
+
+def _last_run(s: Snapshot) -> list[Text]:
+    """Return a line on how the run before this one ended; none when there was none."""
+    if not s.ends:
+        return []
+    last, bad = s.ends[-1], sum(end.how not in _WELL for end in s.ends)
+    text = Text(f"last run  ended {ago(last.at)}: ")
+    text.append(last.words or last.how, style="" if last.how in _WELL else "yellow")
+    return [text.append(f"; {bad} of the last {len(s.ends)} runs ended badly" if bad and len(s.ends) > 1 else "")]

@@ -1,4 +1,4 @@
-"""``vedette status``: what the running agent says of itself, as one screen, as JSON, or again and again."""
+"""``vedette status``: what the running agent says of itself, as one screen, as JSON, as a check, or again and again."""
 
 import sys
 import time
@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from agent.asking import NoAnswer, Place, look, stranger_note, version_note
+from agent.cli.absent import absent_lines
+from agent.cli.check import Limits, check, check_options
 from agent.cli.options import json_option, load_or_default, optional_config_option
-from agent.errors import EXIT_DOWN, AgentError
-from agent.snapshot import LAST_STATUS, Snapshot
-from agent.status import fetch
+from agent.config import DEFAULT_PATH, Config
+from agent.errors import EXIT_OK, ConfigError
+from agent.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_FALL_BACK = (DEFAULT_PATH, None)
 
 
 @click.command()
@@ -23,81 +28,101 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--socket", type=click.Path(path_type=Path), help="The agent's socket, instead of the configured one.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
-def status(config_path: Path | None, as_json: bool, socket: Path | None, watch: bool) -> int:
-    """Show what the agent does now. Exit code 0: well, 1: degraded, 2: down or not ready."""
-    config = load_or_default(config_path)
-    path = socket or config.socket_path
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of what --json prints.")
+@check_options
+def status(*, config_path: Path | None, as_json: bool, socket: Path | None, watch: bool, schema: bool,
+           limits: Limits | None) -> int:
+    """Show what the agent does now. Exit code 0: well, 1: degraded, 2: down or not ready.
+
+    With --check the exit codes and the line are those of a Nagios plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+    """
+    if sum((watch or as_json, schema, limits is not None)) > 1:
+        raise click.UsageError("--check and --schema go with neither --watch nor --json")
+    if schema:
+        from agent.cli.status_schema import schema_text
+
+        click.echo(schema_text(), nl=False)
+        return EXIT_OK
+    if limits is not None:
+        return check(lambda: _place(config_path, socket)[0], limits)
+    place, odd = _place(config_path, socket)
+    if odd:
+        click.echo(f"vedette: {odd}", err=True)
     if watch:
-        return _watch(path, as_json)
+        return _watch(place, as_json)
+    answer = look(place)
+    _print(answer, place, as_json)
+    return answer.exit_code()
+
+
+def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, str]:
+    """Return where to ask, and what was odd about finding it out.
+
+    An agent goes on with the configuration it was started with. So one that cannot be used now, or that this user may
+    not read, is no reason not to ask the service.
+
+    Raises:
+        ConfigError: a file of another place was named, and cannot be used.
+    """
+    usual = Config()
+    if socket is not None:
+        return Place(socket, service=socket == usual.socket_path), ""
+    service = config_path in _FALL_BACK
     try:
-        snapshot = fetch(path)
-    except AgentError as error:
-        # Only when nobody listens there, and where the configuration says that the agent would.
-        if socket is None and isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError)):
-            _last_word(config.state_dir)
-        raise
-    _print(snapshot, as_json)
-    return snapshot.exit_code()
+        config = load_or_default(config_path)
+    except ConfigError as error:
+        if not service:
+            raise
+        place = Place(usual.socket_path, service=True, state_dir=usual.state_dir)
+        return place, f"the configuration cannot be used, asking on {place.path} all the same: {error.what}"
+    return Place(config.socket_path, service=service, state_dir=config.state_dir), ""
 
 
-def _print(snapshot: Snapshot, as_json: bool) -> None:
+def _print(answer: Snapshot | NoAnswer, place: Place, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(snapshot))
-        return
-    from agent.cli.screen import say, screen
+        click.echo(msgspec.json.encode(answer))
+        # The answer itself says which version the agent is.
+        told = stranger_note(answer, place) if isinstance(answer, Snapshot) else absent_lines(answer)
+        for line in told:
+            click.echo(line, err=True)
+    elif isinstance(answer, NoAnswer):
+        for line in absent_lines(answer):
+            click.echo(line, err=True)
+    else:
+        from agent.cli.screen import say, screen
 
-    say(screen(snapshot), width=110)
-
-
-def _last_word(state_dir: Path) -> None:
-    """Say how the last run ended: one that stops in good order leaves its status behind, and none other does."""
-    word = state_dir / LAST_STATUS
-    try:
-        stopped = word.stat().st_mtime
-        last = msgspec.json.decode(word.read_bytes(), type=Snapshot)
-    except FileNotFoundError:
-        if (state_dir / "spool.sqlite").is_file():
-            click.echo("the last run left no word: it was killed, it crashed, the power failed or its disk was full\n"
-                       "  what it had committed is there: vedette spool status, vedette spool verify", err=True)
-        return
-    except (OSError, msgspec.DecodeError) as error:
-        click.echo(f"{word} cannot be read: {error}", err=True)
-        return
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stopped))
-    waiting, dead = (last.spool.depth, last.spool.dead) if last.spool else (0, 0)
-    click.echo(f"the last run stopped in good order at {when} after {last.uptime_s:.0f} s, "
-               f"{waiting} events{f' and {dead} dead letters' if dead else ''} left in the spool", err=True)
-    for problem in last.problems:
-        click.echo(f"  its problem then: {problem}", err=True)
+        say(screen(answer, notes=_notes(answer, place)), width=110)
 
 
-def _watch(path: Path, as_json: bool) -> int:
+def _notes(answer: Snapshot, place: Place) -> list[str]:
+    return [*version_note(answer), *stranger_note(answer, place)]
+
+
+def _watch(place: Place, as_json: bool) -> int:
     try:
         if as_json or sys.stdout is None or not sys.stdout.isatty():
-            _every_second(lambda: _look(path, as_json))
-        _watch_live(path)
+            _every_second(lambda: _look(place, as_json))
+        _watch_live(place)
     except KeyboardInterrupt:
         pass
-    try:
-        return fetch(path).exit_code()
-    except AgentError:
-        return EXIT_DOWN
+    return look(place).exit_code()
 
 
-def _every_second(look: Callable[[], None]) -> None:
+def _every_second(again: Callable[[], None]) -> None:
     while True:
-        look()
+        again()
         time.sleep(1)
 
 
-def _look(path: Path, as_json: bool) -> None:
-    try:
-        _print(fetch(path), as_json)
-    except AgentError as error:
-        click.echo(f"{time.strftime('%H:%M:%S')}  {error}", err=True)
+def _look(place: Place, as_json: bool) -> None:
+    answer = look(place)
+    if isinstance(answer, NoAnswer) and not as_json:
+        click.echo(f"{time.strftime('%H:%M:%S')}  " + "\n".join(absent_lines(answer)), err=True)
+    else:
+        _print(answer, place, as_json)
 
 
-def _watch_live(path: Path) -> None:
+def _watch_live(place: Place) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -106,11 +131,11 @@ def _watch_live(path: Path) -> None:
 
     console = Console()
 
-    def look() -> "RenderableType":
-        try:
-            return screen(fetch(path), console.height)
-        except AgentError as error:
-            return Text(f"{time.strftime('%H:%M:%S')}  {error}", style="red")
+    def now() -> "RenderableType":
+        answer = look(place)
+        if isinstance(answer, NoAnswer):
+            return Text(f"{time.strftime('%H:%M:%S')}  " + "\n".join(absent_lines(answer)), style="red")
+        return screen(answer, console.height, _notes(answer, place))
 
-    with Live(look(), console=console, auto_refresh=False) as live:
-        _every_second(lambda: live.update(look(), refresh=True))
+    with Live(now(), console=console, auto_refresh=False) as live:
+        _every_second(lambda: live.update(now(), refresh=True))

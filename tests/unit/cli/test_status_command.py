@@ -1,5 +1,6 @@
 """`vedette status`: the last word of an agent that is gone, and watching without a terminal."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ import msgspec
 import pytest
 
 from agent.cli import main
-from agent.snapshot import LAST_STATUS
+from agent.errors import AgentError, ConfigError
+from agent.snapshot import LAST_STATUS, SCHEMA
 from agent.status import StatusServer
 from tests.unit.cli.test_screen import camera, queue, snapshot
+from tests.unit.test_asking import answering, unit
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ url = "rtsp://camera/1"
 @pytest.fixture
 def served(tmp_path):
     socket = Path(tempfile.mkdtemp(prefix="vt-"), "s.sock")
-    server = StatusServer(socket, lambda: snapshot([camera("gate")]), lambda: True)
+    server = StatusServer(socket, lambda: snapshot([camera("gate")], pid=os.getpid()), lambda: True)
     thread = threading.Thread(target=server.serve)
     thread.start()
     yield socket
@@ -61,15 +64,109 @@ def test_the_last_word_of_an_agent_that_is_gone(tmp_path, config, capsys, left, 
 
 
 def test_an_agent_that_hangs_is_not_called_dead(tmp_path, config, capsys, monkeypatch):
-    from agent.errors import AgentError
-
-    def hangs(_path):
-        raise AgentError("accepts but does not answer") from TimeoutError()
-
     (tmp_path / "spool.sqlite").touch()
-    monkeypatch.setattr("agent.cli.status.fetch", hangs)
+    monkeypatch.setattr("agent.asking.ask", hangs)
     assert main(["status", "-c", str(config)]) == 2
-    assert "left no word" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "hung: " in said
+    assert "left no word" not in said
+
+
+def hangs(*_):
+    raise AgentError("accepts but does not answer") from TimeoutError()
+
+
+def test_json_has_an_object_when_nobody_answers_too(tmp_path, config, capsys):
+    (tmp_path / "spool.sqlite").touch()
+    assert main(["status", "--json", "-c", str(config)]) == 2
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert (answer["answer"], answer["state"], answer["schema"], answer["unit"]) == (None, "down", SCHEMA, None)
+    assert answer["last_words"][0].startswith("the last run left no word")
+    assert "vedette: down: no agent answers" in said.err
+
+
+@pytest.mark.parametrize("broken", ["nonsense = 1", "[device", "[source.a]\nurl = 'ftp://x'", None])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_configuration_that_cannot_be_used_is_no_reason_not_to_ask_the_service(tmp_path, served, capsys, monkeypatch, broken, as_json):
+    usual = tmp_path / "etc/config.toml"
+    usual.parent.mkdir()
+    usual.write_text(broken or "")
+    if broken is None:  # there, but not for this user
+        def refuse(*_, **__):
+            raise ConfigError(f"{usual}: Permission denied", "read it as root")
+        monkeypatch.setattr("agent.cli.options.load", refuse)
+    for module in ("options", "status"):
+        monkeypatch.setattr(f"agent.cli.{module}.DEFAULT_PATH", usual)
+    monkeypatch.setattr("agent.cli.status._FALL_BACK", (usual, None))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(served.parent))
+    served.rename(served.parent / "status.sock")
+    assert main(["status", *(["--json"] if as_json else [])]) == 0
+    said = capsys.readouterr()
+    assert "the configuration cannot be used, asking on " in said.err
+    assert str(usual) in said.err
+    assert "gate" in said.out
+
+
+def test_another_file_that_cannot_be_used_is_an_error(tmp_path, capsys):
+    (tmp_path / "trial.toml").write_text("nonsense = 1")
+    assert main(["status", "-c", str(tmp_path / "trial.toml")]) == 78
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_with_a_socket_no_configuration_is_read(served, capsys, monkeypatch):
+    monkeypatch.setenv("VEDETTE_CONFIG", "/nowhere/config.toml")
+    assert main(["status", "--socket", str(served)]) == 0
+    assert "gate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("found", "says"), [
+    (dict(active_state="failed", sub_state="failed", result="watchdog", restarts=3),
+     ["vedette: failed: no agent answers on ", "systemd: vedette.service is failed (failed, watchdog) for 12 s, 3 restarts", "mend: `journalctl -u vedette"]),
+    (dict(active_state="activating", sub_state="start", status_text="building 3 of 7"),
+     ["vedette: starting: ", "it is starting: building 3 of 7", "systemd: vedette.service is activating (start) for 12 s, it said: building 3 of 7"]),
+    (dict(active_state="activating", sub_state="auto-restart", result="oom-kill", restarts=1),
+     ["vedette: restarting: ", "activating (auto-restart, oom-kill) for 12 s, 1 restart, starts again by itself"]),
+    (dict(active_state="inactive", sub_state="dead", since_s=None, need_reload=True), ["vedette: down: ", "inactive (dead), its files have changed: `sudo systemctl daemon-reload`"]),
+    (dict(load_state="not-found"), ["vedette: down: ", "systemd: vedette.service is not installed"]),
+])
+def test_what_systemd_says_of_the_service_is_said(capsys, monkeypatch, found, says):
+    nowhere = Path(tempfile.mkdtemp(prefix="vt-"))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(nowhere))
+    monkeypatch.setenv("STATE_DIRECTORY", str(nowhere))
+    monkeypatch.setattr("agent.asking.ask_unit", lambda **_: unit(**found))
+    assert main(["status", "--socket", str(nowhere / "status.sock")]) == 2
+    said = capsys.readouterr().err
+    for part in says:
+        assert part in said
+    assert main(["status", "--json", "--socket", str(nowhere / "status.sock")]) == 2
+    assert json.loads(capsys.readouterr().out)["unit"]["name"] == "vedette.service"
+
+
+def test_of_another_version_it_shows_what_it_can(capsys, tmp_path):
+    path = Path(tempfile.mkdtemp(prefix="vt-"), "s.sock")
+    answering(path, b'{"schema": 7, "version": "9.1", "state": "degraded", "problems": ["gate is frozen"]}')
+    assert main(["status", "--socket", str(path)]) == 2
+    said = capsys.readouterr().err
+    for part in ("other version: ", "is vedette 9.1, this command is", "it says of itself: degraded", "its problem: gate is frozen", "mend: "):
+        assert part in said
+
+
+def test_the_screen_says_which_version_runs_and_what_else_is_odd(served, capsys, monkeypatch):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(served.parent))
+    monkeypatch.setattr("agent.asking.ask_unit", lambda **_: unit(active_state="failed", sub_state="failed", result="exit-code", exec_status=78, main_pid=0))
+    served.rename(served.parent / "status.sock")
+    assert main(["status", "--socket", str(served.parent / "status.sock")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note the agent is vedette 1.2.3 (schema 2), this command" in said
+    assert "is there a second agent?" in said
+
+
+def test_down_is_told_without_what_is_heavy(tmp_path):
+    code = ("import sys; from agent.cli import main; code = main(['status', '--check', '--socket', sys.argv[1]]); "
+            "heavy = {'numpy', 'cv2', 'rich', 'requests', 'onnxruntime'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "none")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -1,0 +1,33 @@
+"""What to say when no agent answers: why, what systemd knows, how the last run ended, what to do."""
+
+from agent.asking import NoAnswer
+from agent.cli.words import ago, span
+from agent.unit import Unit
+
+
+def absent_lines(answer: NoAnswer) -> list[str]:
+    """Return the lines for people."""
+    lines = [f"vedette: {answer.state.replace('_', ' ')}: {answer.why}"]
+    if answer.agent_state:
+        lines.append(f"  it says of itself: {answer.agent_state}")
+    lines += [f"  its problem: {problem}" for problem in answer.problems]
+    if answer.unit:
+        lines.append(f"  {unit_words(answer.unit)}")
+    if (end := answer.last_end) is not None:
+        lines.append(f"  the last run ended {ago(end.at)}: {end.words or end.how}")
+    if answer.mend:
+        lines.append(f"  mend: {answer.mend}")
+    return [*lines, *answer.last_words]
+
+
+def unit_words(unit: Unit) -> str:
+    """Return what systemd says, in one line."""
+    if not unit.installed:
+        return f"systemd: {unit.name} is not installed"
+    lasts = "" if unit.since_s is None else f" for {span(unit.since_s)}"
+    parts = [f"systemd: {unit.name} is {unit.words}{lasts}",
+             f"{unit.restarts} restart{'s' * (unit.restarts != 1)}" if unit.restarts else "",
+             "starts again by itself" if unit.sub_state.startswith("auto-restart") else "",
+             f"it said: {unit.status_text}" if unit.status_text else "",
+             "its files have changed: `sudo systemctl daemon-reload`" if unit.need_reload else ""]
+    return ", ".join(filter(None, parts))
