@@ -14,7 +14,9 @@ from bench.row import Row
 
 BENCHES = {
     "loop": "CPU and latency of the real agent against its bare engine, one and eight sources",
+    "service": "restart to READY, CPU of an idle camera, memory, a status answer",
     "start": "time to the first detection, peak memory, time of a status answer",
+    "fuzz": "what an attack on the status socket and the page costs the loop",
     "governor": "the governor on 1,000 simulated boards: limits, settling, throughput; what it costs",
     "engines": "what INT8 is worth, loading from the store, swapping under load; on the CPU",
     "gpu": "YOLOv8n on a GPU: our CUDA engine against PyTorch; needs one, and pycuda",
