@@ -2,6 +2,9 @@
 
 import msgspec
 
+from agent.diagnosis.around import Around
+from agent.diagnosis.service_facts import Service
+
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
     """One Python package, as a child process met it.
@@ -116,12 +119,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateDirectory(msgspec.Struct, frozen=True, kw_only=True):
-    """The state directory. ``fault``: why nothing can be kept there; ``free``: bytes on its disk."""
+    """The state directory. ``fault``: why nothing can be kept there; ``free``: bytes on its disk.
+
+    ``unsure``: the fault is that of whoever asks; another user may well write there.
+    """
 
     path: str
     free: int | None = None
     fault: str | None = None
     remedy: str = ""
+    unsure: bool = False
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +137,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         file: The configuration that was read; None = defaults.
         fault: Why configuration or recipe cannot be used; ``remedy`` how to mend it.
+        unsure: Whoever asks may not read the configuration; the service may.
         model: "ready", "needs preparing" or "needs your model"; None where the recipe cannot be used.
     """
 
@@ -140,10 +148,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     fault: str | None = None
     remedy: str = ""
+    unsure: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """All of them."""
+    """All of them. ``around`` and ``service`` None: they were not looked at."""
 
     machine: Machine
     wanted: Wanted
@@ -155,3 +164,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     onnxruntime: OnnxRuntime
     onnx: Package
     cv2: OpenCv
+    around: Around | None = None
+    service: Service | None = None

@@ -4,7 +4,6 @@ import importlib.machinery
 import os
 import platform
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,11 @@ from agent.atomic import sha256_of
 from agent.building.prepare import prepared_models
 from agent.building.recipe import Recipe, find_recipe, recipe_folders
 from agent.config import Config
+from agent.diagnosis.asking import Asker
 from agent.diagnosis.facts import Driver, Facts, Machine, OnnxRuntime, OpenCv, Package, StateDirectory, TensorRt, Wanted
+from agent.diagnosis.gather_around import gather_around
+from agent.diagnosis.running import ask_agent
+from agent.diagnosis.service import gather_service
 from agent.errors import AgentError, ConfigError
 
 TIMEOUT_S = 30.0
@@ -29,7 +32,7 @@ _T = TypeVar("_T")
 def gather(config: Config | ConfigError, file: Path | None, *, state_dir: Path | None = None,
            looking: Callable[[str], None] = lambda _: None, root: Path = machine.ROOT,
            timeout_s: float = TIMEOUT_S) -> Facts:
-    """Return what is known about this box; takes seconds.
+    """Return what is known about this box; takes seconds, minutes where much hangs.
 
     Args:
         config: The configuration, or why there is none.
@@ -45,33 +48,21 @@ def gather(config: Config | ConfigError, file: Path | None, *, state_dir: Path |
     ask = _Asker(looking, timeout_s, root)
     driver = ask("driver", Driver, lambda fault: Driver(fault=fault))
     roomy = box.memory_available is None or box.memory_available >= BUILD_MEMORY
+    running, snapshot = ask_agent(usable.socket_path)
     runtimes = [ask.package(name, f"{name}-build" if driver.usable and roomy else name, TensorRt)
                 for name in ("tensorrt", "tensorrt_rtx")]
+    state, known = _state_directory(folder), config if isinstance(config, Config) else None
+    service = gather_service(known, file, folder, running, root)
+    around = gather_around(usable, folder, ask, running, snapshot, usable=known is not None, free=state.free, root=root)
     return Facts(
-        machine=box, wanted=_wanted(config, file, folder), state=_state_directory(folder), driver=driver,
+        machine=box, wanted=_wanted(config, file, folder), state=state, driver=driver, around=around, service=service,
         pycuda=ask.package("pycuda", "pycuda", Package), tensorrt=runtimes[0], tensorrt_rtx=runtimes[1],
         onnxruntime=_providers(ask, ask.package("onnxruntime", "onnxruntime", OnnxRuntime)),
         onnx=ask.package("onnx", "onnx", Package), cv2=ask.package("cv2", "cv2", OpenCv))
 
 
-class _Asker:
-    """Runs probes."""
-
-    def __init__(self, looking: Callable[[str], None], timeout_s: float, root: Path) -> None:
-        self._looking, self._timeout_s, self._root = looking, timeout_s, root
-
-    def __call__(self, probe: str, kind: type[_T], failed: Callable[[str], _T], *arguments: str) -> _T:
-        self._looking(" ".join((probe, *arguments)))
-        command = [sys.executable, "-m", "agent.diagnosis.probe", probe, *arguments]
-        reply = machine.ask(command, self._timeout_s)
-        if reply is None:
-            return failed("no process could be started for it")
-        if reply.code != 0:
-            return failed(how_it_ended(reply, self._timeout_s))
-        try:
-            return msgspec.json.decode(reply.out, type=kind)
-        except msgspec.DecodeError as error:
-            return failed(f"its process gave no answer ({error})")
+class _Asker(Asker):
+    """Runs probes, those of packages above all."""
 
     def package(self, module: str, probe: str, kind: type[_T]) -> _T:
         """Look at a package, and for further copies of it."""
@@ -81,24 +72,6 @@ class _Asker:
                        if not _same(path, first))
         answer: _T = msgspec.structs.replace(found, file=first, others=tuple(dict.fromkeys(others)))
         return answer
-
-
-def how_it_ended(reply: machine.Reply, timeout_s: float) -> str:
-    """Say in a few words how a child without an answer ended: its limit, its signal, or its last exception."""
-    if reply.code is None:
-        return f"it hangs: no answer within {timeout_s:g} s"
-    lines = [line for line in reply.err.splitlines() if line.strip()]
-    if reply.code == -signal.SIGKILL:
-        return "SIGKILL ended the process that looked at it: perhaps the memory ran out"
-    if reply.code < 0:
-        try:
-            name = signal.Signals(-reply.code).name
-        except ValueError:
-            name = f"signal {-reply.code}"
-        return f"it crashes: {name} ended the process that looked at it"
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback ")]
-    after = [line for line in lines[starts[-1] + 1:] if not line.startswith(" ")] if starts else lines[-1:]
-    return after[0] if after else f"its process ended with exit code {reply.code}"
 
 
 def copies(module: str, folders: Sequence[str]) -> list[str]:
@@ -149,19 +122,20 @@ def _state_directory(folder: Path) -> StateDirectory:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free
     except OSError as error:
-        return StateDirectory(path=str(folder), fault=f"cannot be looked at: {error.strerror}",
+        return StateDirectory(path=str(folder), fault=f"cannot be looked at: {error.strerror}", unsure=True,
                               remedy="run this as the agent's user, or check the owner and mode of its parents")
     fault = (f"{there} is no directory" if not there.is_dir() else
              None if os.access(there, os.W_OK | os.X_OK) else
              f"{'it' if there == folder else there} cannot be written to by this user")
-    return StateDirectory(path=str(folder), free=free, fault=fault, remedy=(
+    return StateDirectory(path=str(folder), free=free, fault=fault, unsure=there.is_dir(), remedy=(
         "run this as the agent's user, or set [device] state_dir to a directory that it may write to" if fault else ""))
 
 
 def _wanted(config: Config | ConfigError, file: Path | None, state_dir: Path) -> Wanted:
     name = str(file) if file else None
     if isinstance(config, ConfigError):
-        return Wanted(file=name, fault=config.what, remedy=config.remedy)
+        return Wanted(file=name, fault=config.what, remedy=config.remedy,
+                      unsure=isinstance(config.__cause__, PermissionError))
     engine = config.engine
     asked = Wanted(file=name, recipe=engine.recipe, runtime=engine.runtime, provider=engine.provider)
     try:

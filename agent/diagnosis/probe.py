@@ -225,6 +225,16 @@ def _distribution(name: str) -> str | None:
         return None
 
 
+def _later(module: str, name: str) -> Callable[..., object]:
+    """Return a probe whose module is imported when it is called: each child loads what it needs and no more."""
+
+    def probe(*arguments: str) -> object:
+        found: object = getattr(importlib.import_module(f"agent.diagnosis.{module}"), name)(*arguments)
+        return found
+
+    return probe
+
+
 PROBES: dict[str, Callable[..., object]] = {
     "tensorrt": lambda: probe_tensorrt("tensorrt", build=False),
     "tensorrt-build": lambda: probe_tensorrt("tensorrt", build=True),
@@ -236,6 +246,9 @@ PROBES: dict[str, Callable[..., object]] = {
     "provider": probe_provider,
     "onnx": lambda: probe_package("onnx"),
     "cv2": probe_cv2,
+    "source": _later("probe_source", "probe_source"),
+    "upstream": _later("probe_upstream", "probe_upstream"),
+    **{name: _later("probe_box", f"probe_{name}") for name in ("disk", "store", "sensors", "jtop")},
 }
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from agent.errors import EXIT_DEGRADED, EXIT_DOWN, EXIT_OK
 
-Verdict = Literal["well", "warning", "problem", "unknown"]
+Verdict = Literal["ok", "warn", "fail", "unknown"]
 OVERALL = {EXIT_OK: "well", EXIT_DEGRADED: "degraded", EXIT_DOWN: "cannot work"}
 
 
@@ -19,7 +19,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         verdict: "unknown" where it could not be found out; that alone degrades nothing.
         found: What is there.
         remedy: How to mend it; empty where nothing needs mending.
-        fatal: With this problem the agent cannot work as it is configured.
+        fatal: With this failure the agent cannot work as it is configured.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def exit_code(sections: Sequence[Section]) -> int:
-    """Return 2 when something is fatal, 1 when something is a problem or a warning, else 0."""
+    """Return 2 when something is fatal, 1 when a row is "fail" or "warn", else 0."""
     rows = [row for section in sections for row in section.rows]
     if any(row.fatal for row in rows):
         return EXIT_DOWN
-    return EXIT_DEGRADED if any(row.verdict in {"problem", "warning"} for row in rows) else EXIT_OK
+    return EXIT_DEGRADED if any(row.verdict in {"fail", "warn"} for row in rows) else EXIT_OK
 
 
 def size(count: int | None) -> str:

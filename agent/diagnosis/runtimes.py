@@ -55,9 +55,9 @@ def runtime_row(facts: Facts) -> Row:
     can = [choice for choice in choices if not against[choice]]
     if can:
         said = asked if wanted.runtime in _NAMES else f"{asked}: {', '.join(can)} can run"
-        return Row(name="[engine] runtime", verdict="well", found=f"{said}: nothing found that speaks against it")
+        return Row(name="[engine] runtime", verdict="ok", found=f"{said}: nothing found that speaks against it")
     why = dict.fromkeys(reason for reasons in against.values() for reason in reasons)
-    return Row(name="[engine] runtime", verdict="problem", fatal=True,
+    return Row(name="[engine] runtime", verdict="fail", fatal=True,
                found=f"{asked} cannot run here, because of: {', '.join(why)}",
                remedy="mend those rows, or set [engine] runtime (and provider) to what this box has")
 
@@ -71,7 +71,7 @@ def runtime_rows(facts: Facts) -> tuple[Row, ...]:
 def _tensorrt(facts: Facts, found: TensorRt) -> Row:
     name = _NAMES[found.module]
     asked = facts.wanted.runtime == found.module
-    bad: Verdict = "problem" if asked else "warning"
+    bad: Verdict = "fail" if asked else "warn"
     if found.missing:
         return _no_tensorrt(facts, found, name, asked=asked)
     if found.fault is not None:
@@ -88,7 +88,7 @@ def _tensorrt(facts: Facts, found: TensorRt) -> Row:
             remedy=f"`pip uninstall` it in {facts.machine.prefix}; {_USE_SYSTEM}")
     sm = (facts.driver.sm or "").replace(".", "")
     if found.sms and sm and sm not in found.sms:
-        return Row(name=name, verdict="warning", found=f"{told} does not list SM {sm} of this GPU, only "
+        return Row(name=name, verdict="warn", found=f"{told} does not list SM {sm} of this GPU, only "
                    f"{', '.join(found.sms)}: it may build engines that cannot be loaded here",
                    remedy="use TensorRT instead" if found.module == "tensorrt_rtx" else "use a version that lists it")
     return _built(facts, found, name, told, asked=asked)
@@ -97,18 +97,18 @@ def _tensorrt(facts: Facts, found: TensorRt) -> Row:
 def _built(facts: Facts, found: TensorRt, name: str, told: str, *, asked: bool) -> Row:
     """Judge a TensorRT that could be imported by its versions and by what it built."""
     if found.version and found.library_version and not _agree(found.version, found.library_version):
-        return Row(name=name, verdict="warning",
+        return Row(name=name, verdict="warn",
                    found=f"its bindings are {found.version}, its library {found.library_version} ({found.library})",
                    remedy="have both in one version; another copy of the library lies earlier on the linker's path")
     if found.builds is False:
         said = "; ".join(found.said) or "it gave no reason"
-        return Row(name=name, verdict="problem" if asked else "warning", fatal=asked,
+        return Row(name=name, verdict="fail" if asked else "warn", fatal=asked,
                    found=f"{told} could not build a network of one layer: {said}",
-                   remedy="mend the rows of the device; where they are well, install a TensorRT that fits the driver")
+                   remedy="mend the rows of the device; where they are ok, install a TensorRT that fits the driver")
     if found.builds is None:
         why = "it was not tried: too little free memory" if facts.driver.usable else "no usable device"
         return Row(name=name, verdict="unknown", found=f"{told}; whether it builds for this GPU is unknown: {why}")
-    return Row(name=name, verdict="well", found=f"{told}, {_built_for(facts, found)}")
+    return Row(name=name, verdict="ok", found=f"{told}, {_built_for(facts, found)}")
 
 
 def _built_for(facts: Facts, found: TensorRt) -> str:
@@ -120,14 +120,14 @@ def _no_tensorrt(facts: Facts, found: TensorRt, name: str, *, asked: bool) -> Ro
     hidden = next(filter(is_system, found.others), None)
     jetson = facts.machine.jetson and found.module == "tensorrt"
     if not asked and not jetson:
-        return Row(name=name, verdict="well", found="not there, and not asked for")
+        return Row(name=name, verdict="ok", found="not there, and not asked for")
     if hidden:
         minor = (_SYSTEM.search(hidden) or [None, None])[1]
         other = minor is not None and facts.machine.python.split(".")[:2] != ["3", minor]
         text = f"the system's ({hidden}) is {f'for Python 3.{minor}' if other else 'hidden from this Python'}"
     else:
         text = "not there"
-    return Row(name=name, verdict="problem" if asked else "warning", fatal=asked,
+    return Row(name=name, verdict="fail" if asked else "warn", fatal=asked,
                found=text + ("" if asked else "; engines run slower without it"),
                remedy=_USE_SYSTEM if jetson or hidden else f"install {name} for this driver from NVIDIA's packages, or "
                "set [engine] runtime to another one")
@@ -151,10 +151,10 @@ def _agree(bindings: str, library: str) -> bool:
 def _pycuda(facts: Facts) -> Row:
     found, asked = facts.pycuda, facts.wanted.runtime in {"tensorrt", "tensorrt_rtx"}
     if found.usable:
-        return Row(name="pycuda", verdict="well", found=f"{found.version or 'unknown version'} ({origin(found)})")
+        return Row(name="pycuda", verdict="ok", found=f"{found.version or 'unknown version'} ({origin(found)})")
     if not asked and found.missing:
-        return Row(name="pycuda", verdict="well", found="not there, and not asked for: only TensorRT engines need it")
-    return Row(name="pycuda", verdict="problem" if asked else "warning", fatal=asked,
+        return Row(name="pycuda", verdict="ok", found="not there, and not asked for: only TensorRT engines need it")
+    return Row(name="pycuda", verdict="fail" if asked else "warn", fatal=asked,
                found="not there" if found.missing else f"cannot be imported: {found.fault}",
                remedy=f"{missing_extra('jetson')}; it is built on this box and needs g++ and CUDA's headers")
 
@@ -162,15 +162,15 @@ def _pycuda(facts: Facts) -> Row:
 def _onnxruntime(facts: Facts) -> Row:
     found, asked = facts.onnxruntime, facts.wanted.runtime == "onnxruntime"
     if not found.usable:
-        return Row(name="ONNX Runtime", verdict="problem", fatal=asked, remedy=missing_extra("cpu"),
+        return Row(name="ONNX Runtime", verdict="fail", fatal=asked, remedy=missing_extra("cpu"),
                    found=("not there" if found.missing else f"cannot be imported: {found.fault}")
                    + ("" if asked else "; engines cannot be checked against it"))
     told = f"{found.version} ({origin(found)})"
     if len(found.packages) > 1:
         both = " and ".join(found.packages)
-        return Row(name="ONNX Runtime", verdict="warning", found=f"{told}; {both} are installed over each other",
+        return Row(name="ONNX Runtime", verdict="warn", found=f"{told}; {both} are installed over each other",
                    remedy="`pip uninstall` all of them, then install the one that is wanted")
-    return Row(name="ONNX Runtime", verdict="well", found=told)
+    return Row(name="ONNX Runtime", verdict="ok", found=told)
 
 
 def _providers(facts: Facts) -> list[Row]:
@@ -180,12 +180,12 @@ def _providers(facts: Facts) -> list[Row]:
     for name, fault in listed.items():
         asked = here and wanted == name
         rows.append(
-            Row(name=f"provider {name}", verdict="well", found="loads and runs") if fault is None else
-            Row(name=f"provider {name}", verdict="problem" if asked else "warning", fatal=asked,
+            Row(name=f"provider {name}", verdict="ok", found="loads and runs") if fault is None else
+            Row(name=f"provider {name}", verdict="fail" if asked else "warn", fatal=asked,
                 found=f"is listed but does not work: {fault}",
                 remedy="install the libraries it needs in the versions of ONNX Runtime's own table (CUDA, cuDNN)"))
     if facts.onnxruntime.usable and wanted not in listed:
-        rows.append(Row(name=f"provider {wanted}", verdict="problem", fatal=here,
+        rows.append(Row(name=f"provider {wanted}", verdict="fail", fatal=here,
                         found=f"is not in this ONNX Runtime, which has {', '.join(listed) or 'none'}",
                         remedy="install the ONNX Runtime that brings it, or change [engine] provider"))
     return rows
@@ -194,8 +194,8 @@ def _providers(facts: Facts) -> list[Row]:
 def _onnx(facts: Facts) -> Row:
     found = facts.onnx
     if found.usable:
-        return Row(name="onnx", verdict="well", found=f"{found.version} ({origin(found)}), for preparing and building")
+        return Row(name="onnx", verdict="ok", found=f"{found.version} ({origin(found)}), for preparing and building")
     needed = facts.wanted.model == "needs preparing"
-    return Row(name="onnx", verdict="problem" if needed else "warning", fatal=needed, remedy=missing_extra("build"),
+    return Row(name="onnx", verdict="fail" if needed else "warn", fatal=needed, remedy=missing_extra("build"),
                found=("not there" if found.missing else f"cannot be imported: {found.fault}")
                + ": models can be neither prepared nor built")

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from msgspec.structs import replace
 
 from agent.cli import doctor as command
 from agent.diagnosis.facts import OpenCv
-from agent.errors import ConfigError
+from agent.errors import AgentError, ConfigError
+from tests.unit.diagnosis.made import FACTS, around
 from tests.unit.diagnosis.test_checks import BARE, JETPACK6, PIPS
 
 
@@ -49,8 +51,8 @@ def test_problems_come_first_in_words_the_fatal_ones_before_all(box, capsys):
     box(replace(JETPACK6, tensorrt=PIPS, cv2=replace(BARE.cv2, gstreamer=False), machine=replace(JETPACK6.machine, memory_available=900_000_000)))
     call()
     lines = capsys.readouterr().out.splitlines()
-    heads = [line.split()[:2] for line in lines if line.startswith(("problem ", "warning "))]
-    assert heads == [["problem", "[engine]"], ["problem", "TensorRT:"], ["problem", "GStreamer:"], ["warning", "memory:"]]
+    heads = [line.split()[:2] for line in lines if line.startswith(("fail ", "warn "))]
+    assert heads == [["fail", "[engine]"], ["fail", "TensorRT:"], ["fail", "GStreamer:"], ["warn", "memory:"]]
     joined = " ".join(" ".join(lines).split())
     assert "Target GPU SM 87 is not supported by this TensorRT release" in joined
     assert "mend: `pip uninstall`" in joined
@@ -95,5 +97,59 @@ def test_the_real_command_on_this_box_imports_no_runtime_itself(tmp_path):
     value = json.loads(done.stdout)
     rows = {row["name"]: row for section in value["sections"] for row in section["rows"]}
     assert done.returncode == {"well": 0, "degraded": 1, "cannot work": 2}[value["verdict"]]
-    assert rows["provider CPUExecutionProvider"]["verdict"] == "well"
-    assert rows["recipe"]["verdict"] == "warning"
+    assert rows["provider CPUExecutionProvider"]["verdict"] == "ok"
+    assert rows["recipe"]["verdict"] == "warn"
+
+
+def test_a_row_of_what_is_around_is_shown_within_100_columns(box, capsys):
+    box(FACTS)
+    assert call() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    heads = [line.strip() for line in lines if line and not line.startswith(" ")]
+    assert heads[1:] == ["configuration", "machine", "device", "engines", "engine store", "pictures", "sources", "upstream", "sensors", "service", "sandbox"]
+    assert any(line.startswith("  source door") and " ok " in line for line in lines)
+
+
+def test_what_could_not_be_found_out_comes_with_its_remedy_after_all_that_is_wrong(box, capsys):
+    unsure = replace(FACTS.around.sources[1], width=None, fault="only root may read its password", unsure=True, remedy="run it with sudo")
+    box(around(sources=(FACTS.around.sources[0], unsure), clock="unsynchronised"))
+    assert call() == 1
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["This", "warn", "unknown"]
+    assert "mend: run it with sudo" in lines[-1]
+
+
+def test_the_json_tells_rows_in_the_four_words(box, capsys):
+    box(around(clock="implausible"))
+    assert call("--json") == 1
+    value = json.loads(capsys.readouterr().out)
+    assert {row["verdict"] for section in value["sections"] for row in section["rows"]} == {"ok", "fail"}
+    assert value["facts"]["around"]["sensors"]["watts"] == 5.1
+    assert value["facts"]["service"]["unit"]["main_pid"] == 77
+
+
+@pytest.mark.parametrize("words", [("--bundle",), ("--bundle", "mine.tar.gz"), ("--bundle=mine.tar.gz", "--json")])
+def test_a_bundle_is_written_and_its_content_listed(box, tmp_path, monkeypatch, capsys, words):
+    box(FACTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert call(*words) == 0
+    said = capsys.readouterr()
+    file, = tmp_path.glob("*.tar.gz")
+    assert file.name == "mine.tar.gz" if "mine" in " ".join(words) else file.name.startswith("vedette-doctor-2")
+    listing = said.err if "--json" in words else said.out
+    assert file.name in listing
+    with tarfile.open(file) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+        written = json.loads(archive.extractfile(next(name for name in archive.getnames() if name.endswith("/doctor.json"))).read())
+    assert all(f"  {name} " in listing for name in names)
+    assert written["verdict"] == "well"
+    if "--json" in words:
+        assert json.loads(said.out) == written
+
+
+def test_a_bundle_that_cannot_be_written_is_an_error_and_no_traceback(box, tmp_path):
+    box(FACTS)
+    with pytest.raises(AgentError, match="cannot be written"):
+        call("--bundle", str(tmp_path / "none/x.tar.gz"))

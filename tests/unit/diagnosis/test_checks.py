@@ -52,12 +52,12 @@ def code(facts):
 
 
 def bad(facts):
-    return {name for name, row in rows(facts).items() if row.verdict in {"problem", "warning"}}
+    return {name for name, row in rows(facts).items() if row.verdict in {"fail", "warn"}}
 
 
 @pytest.mark.parametrize("facts", [BARE, JETPACK6], ids=["bare server", "JetPack 6"])
 def test_a_box_as_it_should_be_is_well_in_every_row(facts):
-    assert {row.verdict for row in rows(facts).values()} == {"well"}
+    assert {row.verdict for row in rows(facts).values()} == {"ok"}
     assert code(facts) == 0
 
 
@@ -65,8 +65,8 @@ def test_a_box_as_it_should_be_is_well_in_every_row(facts):
 def test_whatever_is_wrong_has_a_remedy_and_names_are_unique(facts):
     every = [row for section in checks(facts) for row in section.rows]
     assert len({row.name for row in every}) == len(every)
-    assert all(row.remedy for row in every if row.verdict in {"problem", "warning"})
-    assert all(row.verdict == "problem" for row in every if row.fatal)
+    assert all(row.remedy for row in every if row.verdict in {"fail", "warn"})
+    assert all(row.verdict == "fail" for row in every if row.fatal)
 
 
 def test_a_good_jetpack_box_is_described():
@@ -79,7 +79,7 @@ def test_a_good_jetpack_box_is_described():
 
 def test_the_server_build_of_pip_on_jetpack_6_is_named_with_the_runtimes_own_words():
     row = rows(replace(JETPACK6, tensorrt=PIPS))["TensorRT"]
-    assert (row.verdict, row.fatal) == ("problem", True)
+    assert (row.verdict, row.fatal) == ("fail", True)
     assert "Target GPU SM 87 is not supported by this TensorRT release" in row.found
     assert "10.7.0.23" in row.found
     assert "python3-libnvinfer" in row.remedy
@@ -90,16 +90,16 @@ def test_the_server_build_of_pip_on_jetpack_6_is_named_with_the_runtimes_own_wor
 
 def test_the_server_build_is_suspected_where_nothing_could_be_built():
     row = rows(replace(JETPACK6, tensorrt=replace(PIPS, builds=None, said=())))["TensorRT"]
-    assert row.verdict == "problem"
+    assert row.verdict == "fail"
     assert "SBSA" in row.found
     jetpack7 = replace(JETPACK6.machine, l4t="39.2.0", jetpack="7.2")
     assert rows(replace(JETPACK6, machine=jetpack7, tensorrt=replace(PIPS, builds=None, said=())))["TensorRT"].verdict == "unknown"
-    assert rows(replace(JETPACK6, tensorrt=replace(PIPS, builds=True, said=())))["TensorRT"].verdict == "well", "what it built settles it"
+    assert rows(replace(JETPACK6, tensorrt=replace(PIPS, builds=True, said=())))["TensorRT"].verdict == "ok", "what it built settles it"
 
 
 def test_the_server_build_only_warns_where_nothing_asks_for_tensorrt():
     facts = replace(JETPACK6, tensorrt=PIPS, wanted=BARE.wanted)
-    assert rows(facts)["TensorRT"].verdict == "warning"
+    assert rows(facts)["TensorRT"].verdict == "warn"
     assert code(facts) == 1
 
 
@@ -121,25 +121,25 @@ def test_a_venv_that_hides_the_systems_tensorrt_is_told_how_to_see_it():
 
 def test_bindings_and_library_of_different_versions_are_told():
     row = rows(replace(JETPACK6, tensorrt=replace(JETPACK6.tensorrt, library_version="10.7.0.23")))["TensorRT"]
-    assert row.verdict == "warning"
+    assert row.verdict == "warn"
     assert "10.3.0" in row.found
     assert "10.7.0.23" in row.found
 
 
 def test_a_build_that_fails_gives_the_loggers_words():
     row = rows(replace(JETPACK6, tensorrt=replace(JETPACK6.tensorrt, builds=False, said=("CUDA initialization failure with error: 35",))))["TensorRT"]
-    assert (row.verdict, row.fatal) == ("problem", True)
+    assert (row.verdict, row.fatal) == ("fail", True)
     assert "error: 35" in row.found
 
 
 def test_a_gpu_that_tensorrt_rtx_does_not_list_is_a_warning():
     rtx = TensorRt(module="tensorrt_rtx", file=f"{SITE}/x.py", version="1.7.1.116", library_version="1.7.1.116", builds=True, sms=("75", "86", "120"))
     facts = replace(JETPACK6, tensorrt_rtx=rtx, wanted=replace(BARE.wanted, runtime="tensorrt_rtx"))
-    assert rows(facts)["TensorRT-RTX"].verdict == "warning"
+    assert rows(facts)["TensorRT-RTX"].verdict == "warn"
     assert "SM 87" in rows(facts)["TensorRT-RTX"].found
     listed = replace(facts, tensorrt_rtx=replace(rtx, sms=("86", "87")))
     assert rows(listed)["TensorRT-RTX"].found.endswith("builds engines"), "that it can load them here is not shown by building"
-    assert rows(listed)["TensorRT-RTX"].verdict == "well"
+    assert rows(listed)["TensorRT-RTX"].verdict == "ok"
 
 
 def test_a_runtime_that_kills_its_process_is_a_problem_only_where_it_is_asked_for():
@@ -159,7 +159,7 @@ def test_tensorrt_on_a_bare_server_lists_all_that_hinders():
 
 
 def test_a_runtime_left_to_the_agent_needs_only_one_that_can():
-    assert rows(replace(BARE, wanted=replace(BARE.wanted, runtime="auto")))["[engine] runtime"].verdict == "well"
+    assert rows(replace(BARE, wanted=replace(BARE.wanted, runtime="auto")))["[engine] runtime"].verdict == "ok"
     none = replace(BARE, wanted=replace(BARE.wanted, runtime="auto"), onnxruntime=OnnxRuntime(module="onnxruntime", missing=True))
     assert rows(none)["[engine] runtime"].fatal
 
@@ -176,9 +176,9 @@ def test_a_device_that_cannot_be_used_stops_tensorrt(driver, said):
     assert code(facts) == 2
     row = rows(facts)["CUDA driver"]
     assert said in row.found
-    assert (row.verdict, row.fatal) == ("problem", True)
+    assert (row.verdict, row.fatal) == ("fail", True)
     calm = replace(facts, wanted=BARE.wanted)
-    assert rows(calm)["CUDA driver"].verdict == "warning", "a Jetson should have one"
+    assert rows(calm)["CUDA driver"].verdict == "warn", "a Jetson should have one"
 
 
 def test_a_broken_driver_degrades_a_server_that_does_not_need_it():
@@ -186,9 +186,9 @@ def test_a_broken_driver_degrades_a_server_that_does_not_need_it():
 
 
 @pytest.mark.parametrize(("providers", "verdict", "fatal"), [
-    ({CPU: None, CUDA: None}, "well", False),
-    ({CPU: None, CUDA: "libcublasLt.so.12: cannot open shared object file"}, "problem", True),
-    ({CPU: None}, "problem", True),
+    ({CPU: None, CUDA: None}, "ok", False),
+    ({CPU: None, CUDA: "libcublasLt.so.12: cannot open shared object file"}, "fail", True),
+    ({CPU: None}, "fail", True),
 ])
 def test_a_provider_that_is_asked_for_must_load(providers, verdict, fatal):
     facts = replace(BARE, driver=replace(ORIN, integrated=False), wanted=replace(BARE.wanted, provider=CUDA), onnxruntime=replace(BARE.onnxruntime, providers=providers))
@@ -199,7 +199,7 @@ def test_a_provider_that_is_asked_for_must_load(providers, verdict, fatal):
 
 def test_a_listed_provider_that_does_not_load_is_told_also_when_not_asked_for():
     facts = replace(BARE, onnxruntime=replace(BARE.onnxruntime, providers={CPU: None, CUDA: "libcudnn.so.9 is not there"}))
-    assert rows(facts)[f"provider {CUDA}"].verdict == "warning"
+    assert rows(facts)[f"provider {CUDA}"].verdict == "warn"
     assert code(facts) == 1
     broken = replace(BARE, onnxruntime=replace(BARE.onnxruntime, providers={CPU: "it crashes: SIGILL ended the process that looked at it"}))
     assert code(broken) == 2
@@ -209,7 +209,7 @@ def test_a_listed_provider_that_does_not_load_is_told_also_when_not_asked_for():
 
 def test_two_onnx_runtimes_over_each_other_are_told():
     facts = replace(BARE, onnxruntime=replace(BARE.onnxruntime, packages=("onnxruntime", "onnxruntime-gpu")))
-    assert rows(facts)["ONNX Runtime"].verdict == "warning"
+    assert rows(facts)["ONNX Runtime"].verdict == "warn"
 
 
 def test_onnx_runtime_is_needed_by_engines_it_runs_and_for_checking_the_others():
@@ -228,17 +228,17 @@ def test_without_onnx_a_prepared_model_still_runs():
 def test_pips_opencv_that_wins_over_jetpacks_is_a_problem_on_a_jetson_only():
     pips = replace(BARE.cv2, others=(f"{SYSTEM}/cv2/__init__.py",))
     row = rows(replace(JETPACK6, cv2=pips))["GStreamer"]
-    assert row.verdict == "problem"
+    assert row.verdict == "fail"
     assert "wins over the system's" in row.found
     assert "python3-opencv" in row.remedy
     assert code(replace(JETPACK6, cv2=pips)) == 1, "network cameras still work, through FFmpeg"
-    assert rows(replace(BARE, cv2=pips))["GStreamer"].verdict == "well"
+    assert rows(replace(BARE, cv2=pips))["GStreamer"].verdict == "ok"
     assert f"{SYSTEM}/cv2/__init__.py" in rows(replace(BARE, cv2=pips))["OpenCV"].found
 
 
 def test_opencv_without_any_way_to_read_a_stream_is_a_problem():
-    assert rows(replace(BARE, cv2=replace(BARE.cv2, ffmpeg=False)))["FFmpeg"].verdict == "problem"
-    assert rows(replace(JETPACK6, cv2=replace(JETPACK6.cv2, ffmpeg=False)))["FFmpeg"].verdict == "well"
+    assert rows(replace(BARE, cv2=replace(BARE.cv2, ffmpeg=False)))["FFmpeg"].verdict == "fail"
+    assert rows(replace(JETPACK6, cv2=replace(JETPACK6.cv2, ffmpeg=False)))["FFmpeg"].verdict == "ok"
     silent = rows(replace(JETPACK6, cv2=replace(JETPACK6.cv2, ffmpeg=None, gstreamer=None)))
     assert silent["FFmpeg"].verdict == silent["GStreamer"].verdict == "unknown"
 
@@ -253,13 +253,13 @@ def test_no_opencv_and_a_broken_one_are_fatal():
 def test_a_small_orin_nano_is_warned_before_a_build():
     small = replace(JETPACK6, machine=replace(JETPACK6.machine, memory_total=3_900_000_000, memory_available=1_800_000_000),
                     tensorrt=replace(JETPACK6.tensorrt, builds=None))
-    assert rows(small)["memory"].verdict == "warning"
+    assert rows(small)["memory"].verdict == "warn"
     assert "2.5 GB" in rows(small)["memory"].found
     assert "desktop" in rows(small)["memory"].remedy
     assert rows(small)["TensorRT"].verdict == "unknown"
     assert "too little free memory" in rows(small)["TensorRT"].found
     assert code(small) == 1
-    assert rows(replace(small, wanted=BARE.wanted))["memory"].verdict == "well", "nothing will be built"
+    assert rows(replace(small, wanted=BARE.wanted))["memory"].verdict == "ok", "nothing will be built"
     tiny = replace(BARE, machine=replace(BARE.machine, memory_available=900_000_000))
     assert bad(tiny) == {"memory"}
 
@@ -270,10 +270,10 @@ def test_little_device_memory_is_a_warning():
 
 
 @pytest.mark.parametrize(("state", "verdict", "expected"), [
-    (StateDirectory(path="/s", free=1_999_999_999), "warning", 1),
-    (StateDirectory(path="/s", free=2_000_000_000), "well", 0),
-    (StateDirectory(path="/s", free=100_000_000), "problem", 2),
-    (StateDirectory(path="/s", free=9_000_000_000, fault="it cannot be written to by this user", remedy="x"), "problem", 2),
+    (StateDirectory(path="/s", free=1_999_999_999), "warn", 1),
+    (StateDirectory(path="/s", free=2_000_000_000), "ok", 0),
+    (StateDirectory(path="/s", free=100_000_000), "fail", 2),
+    (StateDirectory(path="/s", free=9_000_000_000, fault="it cannot be written to by this user", remedy="x"), "fail", 2),
     (StateDirectory(path="/s"), "unknown", 0),
 ])
 def test_room_and_rights_in_the_state_directory(state, verdict, expected):
@@ -282,10 +282,10 @@ def test_room_and_rights_in_the_state_directory(state, verdict, expected):
 
 
 @pytest.mark.parametrize(("wanted", "name", "verdict", "expected"), [
-    (Wanted(file="/c.toml", fault="/c.toml: [engine] nme: unknown key", remedy="remove it"), "configuration", "problem", 2),
-    (Wanted(recipe="nobody", fault="no recipe nobody", remedy="`vedette engines list`"), "recipe", "problem", 2),
-    (Wanted(recipe="yolo", model="needs your model"), "recipe", "problem", 2),
-    (Wanted(recipe="yolo", model="needs preparing"), "recipe", "warning", 1),
+    (Wanted(file="/c.toml", fault="/c.toml: [engine] nme: unknown key", remedy="remove it"), "configuration", "fail", 2),
+    (Wanted(recipe="nobody", fault="no recipe nobody", remedy="`vedette engines list`"), "recipe", "fail", 2),
+    (Wanted(recipe="yolo", model="needs your model"), "recipe", "fail", 2),
+    (Wanted(recipe="yolo", model="needs preparing"), "recipe", "warn", 1),
 ])
 def test_configuration_and_recipe(wanted, name, verdict, expected):
     facts = replace(BARE, wanted=wanted)

@@ -10,8 +10,9 @@ import pytest
 
 from agent.config import Config, EngineSection
 from agent.diagnosis import gather as gathering
+from agent.diagnosis.asking import how_it_ended
 from agent.diagnosis.facts import Driver
-from agent.diagnosis.gather import copies, gather, how_it_ended
+from agent.diagnosis.gather import copies, gather
 from agent.errors import ConfigError
 from agent.machine import Reply
 
@@ -258,7 +259,9 @@ def test_a_state_directory_that_is_a_file(tmp_path):
 def test_an_unusable_configuration_and_an_unknown_recipe(tmp_path):
     error = ConfigError("c.toml: [engine] nme: unknown key", "remove it")
     wanted = gathering._wanted(error, tmp_path / "c.toml", tmp_path)
-    assert (wanted.fault, wanted.remedy, wanted.recipe) == (error.what, error.remedy, "")
+    assert (wanted.fault, wanted.remedy, wanted.recipe, wanted.unsure) == (error.what, error.remedy, "", False)
+    error.__cause__ = PermissionError()
+    assert gathering._wanted(error, tmp_path / "c.toml", tmp_path).unsure
     config = Config(engine=EngineSection(recipe="nobody"))
     wanted = gathering._wanted(config, None, tmp_path)
     assert "nobody" in wanted.fault

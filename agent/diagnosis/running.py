@@ -1,0 +1,47 @@
+"""Who answers on the status socket, and what it says: the service, another agent, nobody, or one that hangs."""
+
+from pathlib import Path
+
+import msgspec
+
+from agent.diagnosis.around import Answers
+from agent.diagnosis.service_facts import Running
+from agent.errors import AgentError
+from agent.snapshot import Snapshot
+from agent.status import ask, fetch
+
+_OK = 200
+_CAUSES: tuple[tuple[type[BaseException], Answers], ...] = (
+    (PermissionError, "not permitted"), (FileNotFoundError, "nobody"), (ConnectionRefusedError, "nobody"),
+    (TimeoutError, "hangs"), (msgspec.DecodeError, "another version"))
+
+
+class _Version(msgspec.Struct):
+    version: str = ""
+
+
+def ask_agent(socket: Path) -> tuple[Running, Snapshot | None]:
+    """Ask the agent behind ``socket``; takes two seconds at most for each of three questions."""
+    try:
+        snapshot = fetch(socket)
+    except AgentError as error:
+        answers: Answers = next((word for kind, word in _CAUSES if isinstance(error.__cause__, kind)), "odd")
+        version = _version(socket) if answers == "another version" else ""
+        return Running(socket=str(socket), answers=answers, said=error.what, version=version), None
+    try:
+        alive: bool | None = ask(socket, "/health/live")[0] == _OK
+    except AgentError:
+        alive = None
+    slowest = max(snapshot.heartbeats.items(), key=lambda beat: beat[1], default=None)
+    return Running(
+        socket=str(socket), answers="answers", version=snapshot.version, state=snapshot.state, pid=snapshot.pid,
+        alive=alive, stale=f"{slowest[0]}, silent for {slowest[1]:.0f} s" if slowest and alive is False else ""
+    ), snapshot
+
+
+def _version(socket: Path) -> str:
+    """Return the version of an agent whose status this one does not understand."""
+    try:
+        return msgspec.json.decode(ask(socket, "/status")[1], type=_Version).version
+    except (AgentError, msgspec.DecodeError):
+        return ""
