@@ -18,7 +18,7 @@ test: $(VENV)/.ready-dev
 # Everything, and the quick part again on each other Python (3.10 to 3.12) that is present.
 test-all: lint
 	deploy/dev/setup packages all
-	$(BIN)/pytest
+	deploy/dev/setup labs & $(BIN)/pytest; code=$$?; wait; exit $$code
 	deploy/dev/matrix
 
 matrix: $(VENV)/.ready-dev

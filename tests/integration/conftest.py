@@ -7,6 +7,11 @@ import pytest
 from tests.helpers import media
 
 
+def pytest_collection_modifyitems(items):
+    """Let the emulated aarch64 box come last: its disk may still be made while the others run."""
+    items.sort(key=lambda item: item.path.name == "test_arm64_box.py")
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """A state directory whose model is fetched and prepared, so that starts are quick."""
