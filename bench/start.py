@@ -72,13 +72,14 @@ def _agent(config: Path, folder: Path, seconds: float) -> tuple[Snapshot, float,
         subprocess.run([sys.executable, "-m", "agent", "status", "--json", "--socket", str(socket)],
                        stdout=subprocess.DEVNULL, check=False)
         answer = time.perf_counter() - began
-        return fetch(socket), _peak_mb(agent.pid), answer
+        return fetch(socket), peak_mb(agent.pid), answer
     finally:
         agent.send_signal(signal.SIGTERM)
         agent.wait()
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
+    """Return the most resident memory a process ever had, MB."""
     for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
