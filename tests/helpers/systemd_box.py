@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -53,11 +53,15 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def create(self) -> None:
-        """Make it, with what the agent needs on its disk."""
-        self._call("create", "--work-dir", str(SHM), str(self.folder))
+    def create(self, include: Sequence[str] = (), files: dict[str, Path] | None = None) -> None:
+        """Make it, with Debian packages more, and with files on its disk: path in the box -> path here.
+
+        Without ``files`` it gets what the agent needs, in SITE.
+        """
+        more = ["--include", ",".join(include)] if include else []
+        self._call("create", "--work-dir", str(SHM), *more, str(self.folder))
         commands = self.folder / "put"
-        commands.write_text("\n".join(_writes(dict(_installed()))) + "\n")
+        commands.write_text("\n".join(_writes(dict(_installed()) if files is None else files)) + "\n")
         done = subprocess.run(["debugfs", "-w", "-f", commands, self.folder / "disk"], capture_output=True, text=True, check=False,
                               env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}, timeout=120)
         trouble = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")]
@@ -67,6 +71,17 @@ class Box:
     def boot(self) -> None:
         # Without xsave there is no AVX, whose fused multiply-add is emulated digit by digit: 4.6 s a frame, not 0.26 s.
         self._call("boot", "--append", "noxsave", str(self.folder))
+
+    def reboot(self) -> None:
+        self._call("reboot", str(self.folder))
+
+    def power_cut(self) -> None:
+        """Take its power away: nothing is flushed."""
+        self._call("power-cut", str(self.folder))
+
+    def link(self, state: str) -> None:
+        """Plug its uplink ``up`` or ``down``; `run` does not go through it."""
+        self._call("link", str(self.folder), state)
 
     def delete(self) -> None:
         self._call("delete", str(self.folder))
@@ -187,3 +202,55 @@ def _writes(files: dict[str, Path]) -> Iterator[str]:
     folders = {str(folder) for name in files for folder in Path(name).parents} - {"/", "/opt"}
     yield from (f'mkdir "{folder}"' for folder in sorted(folders))
     yield from (f'write "{source}" "{name}"' for name, source in sorted(files.items()))
+
+
+class Service:
+    """The installed service of a box: `vedette.service`, asked as an operator asks it."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+
+    def shown(self, *names: str) -> dict[str, str]:
+        """Return properties that systemd keeps of it."""
+        said = self.box.run("systemctl", "show", "vedette.service", *(f"--property={name}" for name in names))
+        return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+    @property
+    def state(self) -> str:
+        return self.shown("ActiveState")["ActiveState"]
+
+    @property
+    def pid(self) -> int:
+        return int(self.shown("MainPID")["MainPID"])
+
+    def status(self) -> dict | None:
+        """Return what the agent says of itself; None when it does not answer."""
+        said = self.box.run("curl", "-s", "-m", "10", "--unix-socket", "/run/vedette/status.sock", "http://agent/status", check=False)
+        return json.loads(said) if said.startswith("{") else None
+
+    def journal(self, since: str = "", output: str = "cat") -> str:
+        """Return its part of the journal, since a cursor of :meth:`now`."""
+        after = [f"--after-cursor={since}"] if since else []
+        return self.box.run("journalctl", "--no-pager", "-o", output, "-u", "vedette.service", *after)
+
+    def now(self) -> str:
+        """Return the journal's cursor of now."""
+        said = self.box.run("journalctl", "--no-pager", "-n", "0", "--show-cursor")
+        return said.split("cursor: ", 1)[1].strip()
+
+    def until(self, condition, timeout_s: float, what: str):
+        """Wait until condition() holds and return what it returned; fail with the journal's end when it does not."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if found := condition():
+                return found
+            time.sleep(0.5)
+        tail = "\n".join(self.journal().splitlines()[-40:])
+        raise AssertionError(f"not within {timeout_s} s: {what}\n{self.shown('ActiveState', 'SubState', 'Result', 'StatusText')}\n{tail}")
+
+    def until_ready(self, timeout_s: float = 120.0, not_pid: int = 0) -> int:
+        """Wait until it is active with a process other than ``not_pid``; return that process's id."""
+        def ready():
+            said = self.shown("ActiveState", "MainPID")
+            return said["ActiveState"] == "active" and said["MainPID"] not in {"0", str(not_pid)} and int(said["MainPID"])
+        return self.until(ready, timeout_s, "it is ready")
