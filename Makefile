@@ -16,9 +16,9 @@ test: $(VENV)/.ready-dev
 	$(BIN)/pytest -m "not slow"
 
 # Everything, and the quick part again on each other Python (3.10 to 3.12) that is present.
-test-all: lint
+test-all: lint test
 	deploy/dev/setup packages all
-	deploy/dev/setup labs & $(BIN)/pytest; code=$$?; wait; exit $$code
+	deploy/dev/slow
 	deploy/dev/matrix
 
 matrix: $(VENV)/.ready-dev

@@ -27,6 +27,8 @@ here=$(dirname -- "$(readlink -f -- "$0")")
 NEEDED_MB=900
 UNITS='vedette.service vedette-tune.service'
 ACTING='id chown systemctl systemd-sysusers systemd-tmpfiles usermod userdel groupdel getent apt-get dpkg-query'
+# Most of what the packages hold and nothing here imports: compiling it would take three times as long as the rest.
+UNUSED='/tests?/|/pygments/(lexers|styles)/|/onnxruntime/(transformers|tools)/|/onnx/(backend|reference)/|/numpy/(distutils|f2py|testing)/'
 SHARED='install.sh vedette-setup vedette.service vedette-tune.service vedette.sysusers vedette.tmpfiles config.toml'
 
 mode=install purge='' offline='' python=/usr/bin/python3 extras='' start=yes again='' dry='' root=''
@@ -120,7 +122,7 @@ check_python() {
         fail "$python is no Python of 3.10 to 3.13" "name one: --python /usr/bin/python3.11"
     minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     missing=''
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="python$minor-venv"
+    can_make_environments || missing="python$minor-venv"
     "$python" -s -c 'import systemd.daemon' 2>/dev/null || missing="$missing python3-systemd"
     if [ -z "$missing" ]; then return; fi
     if [ -z "$offline" ] && command -v apt-get >/dev/null; then
@@ -131,10 +133,34 @@ check_python() {
         run apt-get install -y -qq --no-install-recommends $missing || warn "apt-get could not install $missing" "apt-get install $missing"
         if [ -n "$dry" ]; then return; fi
     fi
-    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    can_make_environments ||
         fail "$python cannot make environments: python$minor-venv is missing" "apt-get install python$minor-venv, from your own mirror where there is no network"
     "$python" -s -c 'import systemd.daemon' 2>/dev/null ||
         warn "$python has no systemd module: the journal gets plain lines without fields" "apt-get install python3-systemd"
+}
+
+can_make_environments() { # Debian has split ensurepip off; a wheelhouse with pip does without it
+    "$python" -c 'import venv' 2>/dev/null && [ -n "$(find_pip)" ]
+}
+
+find_pip() { # the newest wheel of pip that takes this Python, of the first place that has one
+    "$python" -c '
+import email, glob, importlib.util, os, re, sys, zipfile
+spec = importlib.util.find_spec("ensurepip")
+folders = [*sys.argv[1:], *(["/usr/share/python-wheels", os.path.join(os.path.dirname(spec.origin), "_bundled")] if spec else [])]
+for folder in folders:
+    fit = []
+    for path in glob.glob(os.path.join(glob.escape(folder), "pip-*.whl")):
+        with zipfile.ZipFile(path) as wheel:
+            name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+            said = email.message_from_bytes(wheel.read(name))
+        least = re.search(r">=\s*3\.(\d+)", said["Requires-Python"] or "")
+        if not least or sys.version_info[1] >= int(least[1]):
+            fit.append(([int(part) for part in re.findall(r"\d+", said["Version"])], path))
+    if fit:
+        print(max(fit)[1])
+        break
+' ${offline:+"$offline"} 2>/dev/null
 }
 
 check_room() {
@@ -169,8 +195,8 @@ fingerprint() { # of all that makes a version: when it is the same, there is not
 
 # --- a new version beside the old one --------------------------------------------------------------------------------
 
-pip() { # its own cache and settings would stay behind, or bring wheels that are not in the wheelhouse
-    "$new/bin/python" -m pip ${offline:+--isolated} --disable-pip-version-check --no-cache-dir "$@"
+pip() { # unpacked in $work; its cache would stay behind, and settings bring wheels that are not in the wheelhouse
+    PYTHONPATH="$work/pip" PYTHONDONTWRITEBYTECODE='' PYTHONPYCACHEPREFIX="$work/compiled" "$new/bin/python" -m pip ${offline:+--isolated} --disable-pip-version-check --no-cache-dir "$@"
 }
 
 build() {
@@ -184,7 +210,7 @@ build() {
     export TMPDIR="$work"
     say "making an environment with $python"
     # Without a sight of the system's packages, so that pip leaves nothing out that the system happens to have.
-    mkdir -p "$opt/versions" && "$python" -m venv "$new" || fail "$python could not make the environment $new" "see its message above"
+    mkdir -p "$opt/versions" && "$python" -m venv --without-pip "$new" && "$python" -m zipfile -e "$(find_pip)" "$work/pip" || fail "$python could not make the environment $new" "see its message above"
     wheel=$offline/vedette-$version-py3-none-any.whl
     if [ -z "$offline" ]; then
         say "building the wheel of vedette $version"
@@ -197,7 +223,7 @@ build() {
     prefer_the_system
     sed -i 's/^include-system-site-packages.*/include-system-site-packages = true/' "$new/pyvenv.cfg"
     # Now and on all cores, for its user cannot write here.
-    "$new/bin/python" -m compileall -q -j 0 -x '/tests/' "$new/lib" >"$work/said" 2>&1 || say "not all could be compiled beforehand"
+    "$new/bin/python" -m compileall -q -j 0 -x "$UNUSED" "$new/lib" >"$work/said" 2>&1 || say "not all could be compiled beforehand"
     mkdir -p "$new/share/vedette"
     for file in $SHARED; do
         install -m 644 "$(source_of "$file")" "$new/share/vedette/$file" || fail "$file could not be copied" "see the message above"
@@ -326,8 +352,10 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
         case $(systemctl is-enabled vedette.service 2>/dev/null) in disabled | masked*) enabled='' ;; esac
     fi
     looked=$(looks)
-    problem=''
-    [ ! -x "$opt/versions/$target/bin/vedette" ] || [ ! -f "$etc/config.toml" ] || problem=$(config_problem "$opt/versions/$target")
+    problem='' looked_at=''
+    if [ -x "$opt/versions/$target/bin/vedette" ] && [ -f "$etc/config.toml" ]; then
+        problem=$(config_problem "$opt/versions/$target") looked_at=yes
+    fi
     if [ -n "$problem" ] && [ -n "$active" ]; then
         fail "this version does not take the configuration of this box: $problem" "change $etc/config.toml so that both do; the old version goes on running"
     fi
@@ -340,7 +368,7 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
     fi
     systemd enable --quiet vedette.service || fail "the service could not be enabled" "see systemctl's message above"
     if [ -z "$dry" ]; then
-        problem=$(config_problem "$opt/versions/$target")
+        [ -n "$looked_at" ] || problem=$(config_problem "$opt/versions/$target")
     elif [ ! -f "$etc/config.toml" ]; then
         problem="$etc/config.toml would be the example, which names no camera"
     fi
@@ -415,8 +443,8 @@ other_version() { # the newest complete one that is not in use
 
 do_install() {
     check_source
-    check_python
     check_wheelhouse
+    check_python
     print=$(fingerprint)
     if [ -n "$before" ] && [ -z "$again" ] && [ "$(cat "$opt/versions/$before/complete")" = "$print" ]; then
         say "$before is installed already"

@@ -118,6 +118,7 @@ def test_a_tuned_engine_takes_over_while_the_loop_runs_and_no_frame_is_lost(box)
             last = agent.until(lambda s: s.sources[0].processed > count + 40)
             assert (last.engine.tuning, last.engine.checked != "") == ("", True)
             assert agent.stop() == 0, agent.said()
+            ended = agent.last()  # nothing is under way any more
         found = detections(receiver)
     identity = box.plan.parts.identity(FP32)
     by = [data["engine"]["identity"] for data in found]
@@ -126,8 +127,7 @@ def test_a_tuned_engine_takes_over_while_the_loop_runs_and_no_frame_is_lost(box)
     assert holes(found) == []
     assert found[0]["frame"]["seq"] == found[0]["frame"]["skipped"], "the first ones came while the engine was loaded"
     assert len(found) > count
-    stages = last.stages["infer"]
-    assert stages.total_count == last.sources[0].processed
+    assert ended.stages["infer"].total_count == ended.sources[0].processed
     assert not list(box.state.glob("engines/small/built/.work-*"))
     assert box.store.serving(box.plan.parts).identity == identity
     with Agent(box.config(tune="background")) as agent:
