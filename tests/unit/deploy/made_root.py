@@ -3,7 +3,7 @@
 ``install.sh --root`` and ``vedette-setup --root`` take every command that could change this machine from ``trial-bin``.
 What the stand-ins know lies in ``trial``: ``acts`` (all calls), ``active`` and ``enabled`` (the service's state),
 ``running`` (the version that was started), ``users``, ``groups`` (those that exist), ``member`` (vedette's) and
-``faults`` (one a line: what is to go wrong), ``numpy`` and ``cv2`` (the versions the system has).
+``faults`` (one a line: what is to go wrong), ``pid`` (the service's process, looked up below ``proc``), ``numpy`` and ``cv2`` (the versions the system has).
 """
 
 import hashlib
@@ -29,11 +29,14 @@ case $1 in
     is-active) [ "$(cat $t/active)" = active ] && ! fault "gone $(number)"; code=$?; [ "$2" = --quiet ] || cat $t/active; exit $code ;;
     is-enabled) cat $t/enabled; grep -q ^enabled $t/enabled ;;
     is-failed) exit 1 ;;
+    show) case "$*" in *ActiveState*) cat $t/active ;; *MainPID*) case $* in *vedette.service) cat $t/pid ;; *) echo 0 ;; esac ;; esac ;;
+    start) echo active >$t/active; version >$t/running ;;
     daemon-reload) ! fault "reload $(number)" ;;
     enable) fault enable && exit 1; echo enabled >$t/enabled ;;
     disable) echo disabled >$t/enabled; echo inactive >$t/active; : >$t/running ;;
     stop) echo inactive >$t/active; : >$t/running ;;
     restart)
+        if fault "ctrl-c $(number)"; then kill -TERM $PPID; fi
         if fault "restart $(number)"; then echo failed >$t/active; : >$t/running; exit 1; fi
         echo active >$t/active; version >$t/running ;;
     *) exit 64 ;;
@@ -48,6 +51,7 @@ esac""",
     "apt-get": "! fault apt-get || exit 100; [ $1 != install ] || sed -i '/^no /d' $t/faults",
     "dpkg-query": "fault deb && printf installed || exit 1",
     "chown": "",
+    "sync": '! fault "sync ${2##*/}"',
     "sleep": "",
 }
 # A Python that makes environments and installs in no time; what it installs is a shell script that says its version.
@@ -70,7 +74,7 @@ case "$1 $2" in
         fault venv && exit 1
         for env; do :; done
         mkdir -p "$env/bin" "$env/lib" && cp "$here" "$env/bin/python" && echo "include-system-site-packages = false" >"$env/pyvenv.cfg" ;;
-    "-m zipfile") [ -n "$4" ] && mkdir "$5" ;;
+    "-m zipfile") [ -n "$4" ] && mkdir -p "$5" ;;
     "-m compileall") ;;
     "-m pip")
         for last; do :; done
@@ -106,7 +110,7 @@ class MadeRoot:
         for name in ("trial", "trial-bin", "run/systemd/system", "var/tmp", "var/lib", "etc", "proc", "dev", "usr/local/bin", "usr/local/lib"):
             (self.root / name).mkdir(parents=True)
         (self.root / "proc/meminfo").write_text("MemTotal:        8000000 kB\n")
-        for name, text in {"active": "inactive\n", "enabled": "", "running": "", "users": "root\n", "groups": "video\nrender\n", "member": "", "faults": "", "acts": "", "numpy": "", "cv2": ""}.items():
+        for name, text in {"active": "inactive\n", "enabled": "", "running": "", "users": "root\n", "groups": "video\nrender\n", "member": "", "faults": "", "acts": "", "numpy": "", "cv2": "", "pid": "0\n"}.items():
             (self.trial / name).write_text(text)
         for name, text in {**STAND_INS, "python3": PYTHON}.items():
             self.program(self.root / "trial-bin" / name, HEAD + text)

@@ -1,7 +1,11 @@
 """install.sh on a made box: what it lays out, and that whatever goes wrong the old version runs on."""
 
+import hashlib
+import re
 import shutil
 import subprocess
+import sys
+import zipfile
 
 import pytest
 
@@ -96,6 +100,8 @@ FAULTS = {
     "mixed": "the new version says 'vedette, version 9', not 1.1.0",
     "imports": "the new version lacks something: No module named cv2",
     "config 1.1.0": "does not take the configuration of this box: config.toml: no source",
+    "sync versions": "cannot be written to the disk",
+    "sync vedette": "the services could not be set up",
     "sysusers": "the services could not be set up",
     "tmpfiles": "the services could not be set up",
     "reload 1.1.0": "the services could not be set up",
@@ -135,6 +141,58 @@ def test_one_that_is_ended_in_the_middle_clears_up(served):
     served.install(code=143)
     assert served.tree() == before
     assert served.running == "1.0.0"
+
+
+def test_a_second_signal_does_not_end_going_back(served):
+    before = served.tree()
+    served.version("1.1.0")
+    served.go_wrong("restart 1.1.0", "ctrl-c 1.0.0")
+    assert "runs again" in served.install(code=1)
+    assert served.tree() == before
+
+
+def test_all_is_on_the_disk_before_the_switch_and_after_it(served):
+    """Else a power cut soon after an upgrade boots truncated files."""
+    served.version("1.1.0")
+    served.install()
+    acts = served.said("acts").splitlines()
+    new = next((served.root / "opt/vedette/versions").glob("1.1.0-*"))
+    root = served.root
+    assert [act for act in acts if act.startswith("sync")] == [f"sync -f {new}", f"sync -f {new.parent}", f"sync -f {root}/opt/vedette {root}/usr/local/lib {root}/etc"]
+    reload = acts.index("systemctl daemon-reload")
+    assert acts.index(f"sync -f {new.parent}") < reload < acts.index(f"sync -f {root}/opt/vedette {root}/usr/local/lib {root}/etc") < acts.index("systemctl restart vedette.service")
+
+
+def test_after_a_power_cut_before_it_was_ready_the_one_before_comes_back_by_hand(served):
+    """Even where a newer one lies beside it: the one from which somebody had gone back."""
+    served.version("1.1.0")
+    served.install()
+    served.install("--rollback")
+    served.version("1.2.0")
+    versions = served.root / "opt/vedette/versions"
+    kept = shutil.copytree(next(versions.glob("1.1.0-*")), served.root.parent / "kept")
+    served.install()
+    shutil.copytree(kept, versions / "1.1.0-20990101T000000Z")  # nothing was cleared away yet
+    served.install("--rollback")
+    assert (served.current, served.running) == ("1.0.0", "1.0.0")
+
+
+@pytest.mark.parametrize("seen", ["cmdline", "maps"])
+def test_the_version_that_still_runs_is_kept(served, seen):
+    process = served.root / "proc/4321"
+    process.mkdir()
+    running = next((served.root / "opt/vedette/versions").glob("1.0.0-*")).name
+    (process / seen).write_text({"cmdline": f"/opt/vedette/versions/{running}/bin/python\0/opt/vedette/current/bin/vedette\0run\0",
+                                 "maps": f"7f00-7f01 r-xp 0 08:01 1 /data/opt/vedette/versions/{running}/lib/numpy.so\n"}[seen])
+    (served.trial / "pid").write_text("4321\n")
+    for number in ("1.1.0", "1.2.0"):
+        served.version(number)
+        said = served.install("--no-start")
+    assert f"keeping {running}" in said
+    assert served.versions == ["1.0.0", "1.1.0", "1.2.0"]
+    (served.trial / "pid").write_text("0\n")
+    served.install()
+    assert served.versions == ["1.1.0", "1.2.0"]
 
 
 def test_a_fault_of_both_versions_is_said(served):
@@ -272,6 +330,40 @@ def test_offline_takes_all_from_the_wheelhouse(box):
     assert not any(" wheel " in line for line in pip)
 
 
+def test_a_wheelhouse_with_pip_does_without_debians_venv(box):
+    folder = box.wheelhouse("1.0.0")
+    box.go_wrong("no venv")
+    assert "python3.11-venv is missing" in box.install("--offline", str(folder), code=1)
+    wheel = folder / "pip-26.0-py3-none-any.whl"
+    wheel.write_text("pip")
+    with (folder / "SHA256SUMS").open("a") as file:
+        file.write(f"{hashlib.sha256(b'pip').hexdigest()}  {wheel.name}\n")
+    box.install("--offline", str(folder))
+    assert re.search(rf"-m zipfile -e {re.escape(str(wheel))} \S*/versions/1.0.0-\S+/lib/python3.11/site-packages$", box.said("acts"), re.MULTILINE)
+    assert "--without-pip" in box.said("acts")
+
+
+def made_pip(folder, number, needs):
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"pip-{number}-py3-none-any.whl", "w") as file:
+        file.writestr(f"pip-{number}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: pip\nVersion: {number}\nRequires-Python: {needs}\n")
+
+
+def found_pip(*folders):
+    """What the snippet of install.sh prints under the Python of this test."""
+    snippet = re.search(r"find_pip\(\).*?-c '(.*?)'", (ROOT / "deploy/install.sh").read_text(), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", snippet, *map(str, folders)], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_newest_pip_that_takes_this_python(tmp_path):
+    """One folder may serve several Pythons."""
+    for number, needs in {"9.0.3": ">=3.6", "10.1": "!=3.9.0,>=3.8", "99.0": ">=3.90"}.items():
+        made_pip(tmp_path / "wheels [1]", number, needs)
+    assert found_pip(tmp_path / "wheels [1]") == str(tmp_path / "wheels [1]/pip-10.1-py3-none-any.whl")
+    assert "pip-" in found_pip(tmp_path), "that of the Python itself, where the folder has none"
+
+
 @pytest.mark.parametrize(("numpy", "kept"), [("1.24.2", False), ("1.26.4", False), ("1.21.5", True)])
 def test_a_jetsons_own_opencv_and_numpy_are_not_hidden(box, numpy, kept):
     """JetPack 6 has numpy 1.21.5, too old for vedette: then a newer one of the same major number, which its OpenCV takes."""
@@ -360,6 +452,11 @@ def test_the_scripts_are_sound():
     if shutil.which("shellcheck"):
         # SC2317, SC2015: functions called by name, and `a && b || fail`, which is meant.
         subprocess.run(["shellcheck", "-e", "SC2317,SC2015", ROOT / "deploy/install.sh", ROOT / "deploy/vedette-setup", ROOT / "deploy/deb/build"], check=True)
+
+
+def test_script_and_package_compile_the_same():
+    said = {re.search(r"^UNUSED ?= ?'?([^'\n]*)", (ROOT / name).read_text(), re.MULTILINE)[1] for name in ("deploy/install.sh", "deploy/deb/debian/rules")}
+    assert len(said) == 1
 
 
 def test_two_at_once_are_refused(box):

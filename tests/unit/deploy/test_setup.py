@@ -67,6 +67,27 @@ def test_credentials_are_handed_to_both_services_and_guarded(box):
     assert (box.root / "etc/vedette/credentials/door").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_a_credential_that_is_a_link_points_to_is_left_alone(box):
+    """Those of certbot are links, and a web server may have to read them too."""
+    target = box.root / "etc/fullchain.pem"
+    target.write_text("certificate")
+    target.chmod(0o644)
+    (box.root / "etc/vedette/credentials/door").symlink_to(target)
+    assert "door is a link" in box.setup()
+    assert target.stat().st_mode & 0o777 == 0o644
+    assert "chown" not in box.said("acts")
+    assert "LoadCredential=door:/etc/vedette/credentials/door" in written(box)
+
+
+def test_a_credential_taken_away_does_not_keep_the_services_from_starting(box):
+    """systemd.exec(5): SetCredential of the same name is the default where the file is missing. It must not be empty there; to the agent a blank line is."""
+    (box.root / "etc/vedette/credentials/door").write_text("secret")
+    box.setup()
+    for unit in ("vedette", "vedette-tune"):
+        lines = written(box, unit)
+        assert lines[lines.index("LoadCredential=door:/etc/vedette/credentials/door") + 1] == r"SetCredential=door:\n"
+
+
 def test_a_credential_taken_away_is_forgotten(box):
     file = box.root / "etc/vedette/credentials/door"
     file.write_text("secret")
