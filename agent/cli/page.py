@@ -10,8 +10,9 @@ from agent.cli.options import json_option, load_or_default, optional_config_opti
 from agent.config import Config
 from agent.errors import EXIT_OK, AgentError, ConfigError
 from agent.page.address import Address, parse
-from agent.page.token import token_path
+from agent.page.token import made_token, token_path
 from agent.secrets import read_secret
+from agent.status import fetch
 
 
 @click.command()
@@ -24,6 +25,7 @@ def page(config_path: Path | None, as_json: bool) -> int:
         raise ConfigError("there is no page: status.listen is not set",
                           'write [status] listen = "127.0.0.1:8642", then restart the agent')
     address = parse(config.status.listen)
+    _is_served(config)
     token, hint = _token(config)
     url = f"http://{_own(address)}/" + (f"?token={token}" if token else "")
     tunnel = f"ssh -L {address.port}:{_near(address)} {socket.gethostname()}"
@@ -43,6 +45,19 @@ def page(config_path: Path | None, as_json: bool) -> int:
     return EXIT_OK
 
 
+def _is_served(config: Config) -> None:
+    """Ask the agent, so that nobody gives the token to whoever else listens there.
+
+    Raises:
+        AgentError: no agent answers, or it serves no page.
+    """
+    snapshot = fetch(config.socket_path)
+    if not snapshot.page:
+        why = next((problem for problem in snapshot.problems if problem.startswith("there is no page")), "")
+        raise AgentError(why or "the agent serves no page", "is the port taken, `ss -ltnp`? Was the agent started after"
+                         " status.listen was set? `vedette status` says what is wrong")
+
+
 def _token(config: Config) -> tuple[str | None, str]:
     """Return the token, or None and where it is.
 
@@ -54,8 +69,8 @@ def _token(config: Config) -> tuple[str | None, str]:
         return None, f"Its token is the credential {name}, which only root reads: /etc/vedette/credentials/{name}"
     path = token_path(config)
     try:
-        return read_secret(config.status.token or f"file:{path}"), ""
-    except ConfigError as error:
+        return read_secret(config.status.token) if config.status.token else made_token(path), ""
+    except AgentError as error:
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError) and not config.status.token:
             raise AgentError(f"{path}: no such file, so no agent serves the page",

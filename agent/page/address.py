@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from agent.errors import ConfigError
+from agent.errors import AgentError, ConfigError
 
 _BACKLOG = 64
 _KEY = "status.listen"
@@ -59,23 +59,27 @@ def bind(address: Address) -> socket.socket:
     """Return a socket that listens there.
 
     Raises:
-        ConfigError: that cannot be done, and why.
+        ConfigError: what stands there can never be an address.
+        AgentError: it cannot be done now, and why; it may be possible later, when the network is up.
     """
     where = f"{_KEY} = {str(address)!r}"
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
+    except UnicodeError as error:
+        raise ConfigError(f"{where}: its host is no name: a part is empty or longer than 63 characters",
+                          "use an address of this box") from error
     except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror or error}", "use an address of this box") from error
+        raise AgentError(f"{where}: {error.strerror or error}", "use an address of this box") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"{where}: {error.strerror or error}",
-                          "use a free port of 1024 or above, at an address of this box") from error
+        raise AgentError(f"{where}: {error.strerror or error}",
+                         "use a free port of 1024 or above, at an address of this box") from error
     return listener
 
 

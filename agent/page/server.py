@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agent.config import Config
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
 from agent.journal import MessageId, about
 from agent.page.address import Address, bind, known_as, parse
 from agent.page.history import History
@@ -39,6 +39,7 @@ _OPEN_FILES = {"/page.css": ("page.css", "text/css; charset=utf-8"), "/icon.svg"
 _PLACES, _CLIENTS_PER_S = 16, 50.0
 _HEAD_S, _ANSWER_S = 2.0, 8.0
 _TICK_S = 1.0
+_AGAIN_S = 5.0
 _SNAPSHOT_S = 0.25
 
 
@@ -63,21 +64,35 @@ class Page:
         self._refused = Answer(code=401, kind=_HTML, body=_static("token.html"),
                                headers={"WWW-Authenticate": 'Bearer realm="vedette"'})
         self._reception: Reception | None = None
+        self._never = False
+        self._closed = threading.Event()
         try:
             self._address = parse(config.status.listen or "")
             self._door = Door(agents_token(config), device)
-            self._reception = self._listen(self._address)
         except AgentError as error:
-            self.trouble = f"there is no page: {error.what}"
-            _LOG.error("there is no page: %s", error, extra=about(MessageId.PAGE))
+            self._cannot(error, never=True)
+        else:
+            self._open()
+
+    @property
+    def served(self) -> str:
+        """Where it can be asked for, ``host:port``; empty while it cannot."""
+        return str(self._address) if self._reception and not self.trouble else ""
 
     def serve(self) -> None:
-        """Answer until :meth:`close`; run in a thread named ``page``."""
+        """Answer until :meth:`close`; run in a thread named ``page``.
+
+        What cannot be listened on yet is tried again: a network may give its address long after the start.
+        """
+        while not self._never and not self._reception and not self._closed.wait(_AGAIN_S):
+            self._open()
         if self._reception:
             self._reception.serve()
 
     def close(self) -> None:
         """Take no more clients."""
+        with self._lock:
+            self._closed.set()
         if self._reception:
             self._reception.close()
 
@@ -85,6 +100,25 @@ class Page:
         """Learn of a frame that was looked at; called by the loop."""
         self._history.saw(result.age_s)
         self._pictures.onlooker(frame, result)
+
+    def _open(self) -> None:
+        """Listen if that is possible now; ``trouble`` says why it is not."""
+        try:
+            reception = self._listen(self._address)
+        except AgentError as error:
+            self._cannot(error, never=isinstance(error, ConfigError))
+            return
+        self.trouble = ""
+        with self._lock:
+            self._reception = reception
+            if self._closed.is_set():  # meanwhile, by another thread, which found nothing to close
+                reception.close()
+
+    def _cannot(self, error: AgentError, *, never: bool) -> None:
+        before, self.trouble, self._never = self.trouble, f"there is no page: {error.what}", never
+        if self.trouble != before:
+            again = "" if never else f"; tried again every {_AGAIN_S:g} s"
+            _LOG.error("there is no page: %s%s", error, again, extra=about(MessageId.PAGE))
 
     def _listen(self, address: Address) -> Reception:
         refusal = Answer(code=503, body=b"busy with others\n").encode()

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import threading
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from agent.atomic import write_atomic
 from agent.config import Config
-from agent.errors import ConfigError
+from agent.errors import ConfigError, unusable
+from agent.reading import read_small
 from agent.secrets import read_secret
 
 _LOG = logging.getLogger(__name__)
-_BYTES = 18
+_BYTES, _MOST = 18, 128
 _LEAST = 16
 _TOLD_EVERY_S = 60.0
 TOKEN_FILE = "page-token"  # noqa: S105 -- a name
@@ -46,6 +48,21 @@ def agents_token(config: Config) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: the page's token cannot be written: {error.strerror or error}",
                           "set [status] token, or [device] runtime_dir to a folder this user may write") from error
+    return token
+
+
+def made_token(path: Path) -> str:
+    """Return the token that the agent made itself; root may ask, so what else may stand there is refused.
+
+    Raises:
+        ConfigError: it is not there, may not be read, or is no such token.
+    """
+    try:
+        token = read_small(path, _MOST).data.decode("ascii", "replace").strip()
+    except OSError as error:
+        raise unusable(error, f"secret {path}", "restart the agent: it makes the token anew") from error
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
+        raise ConfigError(f"secret {path} is no token of the agent's", "restart the agent: it makes the token anew")
     return token
 
 

@@ -93,6 +93,23 @@ def test_who_drips_is_cut_off(inn):
     assert 2 < time.monotonic() - began < 5
 
 
+def test_a_head_in_steady_drops_has_one_deadline_for_all_of_it(monkeypatch):
+    now, waits = [100.0], []
+
+    class Dripping:
+        def settimeout(self, wait_s):
+            assert wait_s > 0, "0 means not to wait at all, below it is refused"
+            waits.append(wait_s)
+
+        def recv(self, _most):
+            now[0] += 0.25
+            return b"E"
+    monkeypatch.setattr("agent.reception.time.monotonic", lambda: now[0])
+    with pytest.raises(TimeoutError):
+        read_head(Dripping(), most=1000, within_s=1)
+    assert waits == [1.0, 0.75, 0.5, 0.25]
+
+
 def test_who_does_not_read_is_cut_off(tmp_path):
     done = threading.Event()
 

@@ -1,10 +1,22 @@
 import json
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from agent.cli import main
+from agent.cli import page as module
+from agent.errors import AgentError
+
+
+@pytest.fixture(autouse=True)
+def agent(monkeypatch):
+    """An agent that serves the page."""
+    said = SimpleNamespace(page="127.0.0.1:8642", problems=[])
+    monkeypatch.setattr(module, "fetch", lambda _: said)
+    return said
 
 
 @pytest.fixture
@@ -34,6 +46,25 @@ def test_a_page_for_everyone_is_warned_of(config, tmp_path, capsys):
     assert "Plain HTTP" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe", "giant", "words"])
+def test_what_the_agents_user_put_there_is_not_shown_to_root(config, tmp_path, capsys, kind):
+    path = tmp_path / "page-token"
+    match kind:
+        case "link":
+            (tmp_path / "other").write_text("hidden")
+            path.symlink_to("other")
+        case "pipe":
+            os.mkfifo(path)
+        case "giant":
+            path.write_text("hidden" * 100)
+        case _:
+            path.write_text("hidden \x1b[2J")
+    assert main(["page", "-c", config('listen = "127.0.0.1:8642"')]) != 0
+    said = capsys.readouterr()
+    assert "page-token" in said.err
+    assert "hidden" not in said.out + said.err
+
+
 @pytest.mark.parametrize(("status", "code", "words"), [
     ("", 78, "listen is not set"), ('listen = "127.0.0.1:8642"', 2, "no agent serves the page"),
     ('listen = "127.0.0.1:8642"\ntoken = "file:missing"', 78, "No such file")])
@@ -42,6 +73,20 @@ def test_why_there_is_none(config, capsys, status, code, words):
     said = capsys.readouterr().err
     assert words in said
     assert "mend:" in said
+
+
+def test_the_token_is_given_to_nobody_while_the_agent_does_not_serve_the_page(config, tmp_path, capsys, agent, monkeypatch):
+    (tmp_path / "page-token").write_text("t0ken")
+    agent.page, agent.problems = "", ["the disk is full", "there is no page: 127.0.0.1:8642: Address already in use"]
+    assert main(["page", "-c", config('listen = "127.0.0.1:8642"')]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "Address already in use" in said.err) == ("", True)
+
+    def nobody(_):
+        raise AgentError("no agent answers", "start it")
+    monkeypatch.setattr(module, "fetch", nobody)
+    assert main(["page", "-c", config('listen = "127.0.0.1:8642"')]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_tokens_credential_is_named_not_read(config, capsys):
@@ -53,7 +98,7 @@ def test_a_tokens_credential_is_named_not_read(config, capsys):
 
 def test_asking_loads_neither_numpy_nor_opencv(config, tmp_path):
     (tmp_path / "page-token").write_text("t0ken")
-    code = ("import sys; from agent.cli import main; code = main(['page', '-c', sys.argv[1]]); "
+    code = ("import sys; from types import SimpleNamespace as S; from agent.cli import main; from agent.cli import page; page.fetch = lambda _: S(page='x', problems=[]); code = main(['page', '-c', sys.argv[1]]); "
             "heavy = {'numpy', 'cv2', 'rich', 'requests', 'onnxruntime'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code, config('listen = "127.0.0.1:8642"')], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from agent.errors import ConfigError
+from agent.errors import AgentError, ConfigError
 from agent.page.address import Address, bind, known_as, parse
 
 
@@ -22,10 +22,17 @@ def test_what_is_no_address_is_said(listen):
 
 
 def test_a_taken_port_and_a_foreign_address_are_said():
-    with bind(Address("127.0.0.1", free_port())) as taken, pytest.raises(ConfigError, match="in use"):
+    with bind(Address("127.0.0.1", free_port())) as taken, pytest.raises(AgentError, match="in use"):
         bind(Address("127.0.0.1", taken.getsockname()[1]))
-    with pytest.raises(ConfigError, match=r"192\.0\.2\.7"):
+    with pytest.raises(AgentError, match=r"192\.0\.2\.7") as foreign:
         bind(Address("192.0.2.7", 8642))
+    assert not isinstance(foreign.value, ConfigError), "it may be given later"
+
+
+@pytest.mark.parametrize("listen", ["a..b:8642", f"{'a' * 64}.example:8642", "..:8642"])
+def test_a_host_that_can_be_no_name_is_a_fault_of_the_configuration(listen):
+    with pytest.raises(ConfigError, match=r"status\.listen"):
+        bind(parse(listen))
 
 
 @pytest.mark.parametrize(("host", "known"), [

@@ -132,11 +132,53 @@ def test_what_cannot_be_served_is_a_trouble_and_not_the_end(tmp_path, caplog):
         config = Config(device=Device(runtime_dir=str(tmp_path)), status=StatusSection(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
         page = open_page(config, "box", snapshot, [])
     assert "in use" in page.trouble
+    page.close()
     page.serve()
     page.onlooker(*seen(noise()))
-    page.close()
     assert "mend:" in caplog.text
     assert open_page(Config(), "box", snapshot, []) is None
+
+
+def test_a_host_that_can_be_no_name_is_a_trouble_that_is_not_tried_again(tmp_path):
+    page = open_page(Config(device=Device(runtime_dir=str(tmp_path)), status=StatusSection(listen="a..b:8642")), "box", snapshot, [])
+    assert "a..b" in page.trouble
+    page.serve()  # ends by itself
+
+
+def test_an_address_that_the_network_gives_later_is_served_then(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("agent.page.server._AGAIN_S", 0.05)
+    port, real, tried = free_port(), socket.socket.bind, []
+
+    def bind(self, place):  # the network gives it at the fourth try
+        tried.append(place)
+        real(self, place if len(tried) < 4 else ("127.0.0.1", place[1]))
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    page = open_page(Config(device=Device(runtime_dir=str(tmp_path)), status=StatusSection(listen=f"192.0.2.1:{port}")), "box", snapshot, [])
+    assert "192.0.2.1" in page.trouble
+    thread = threading.Thread(target=page.serve, name="page")
+    thread.start()
+    deadline = time.monotonic() + 5
+    while page.trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert page.trouble == ""
+    assert len(tried) == 4
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 401
+    connection.close()
+    page.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert caplog.text.count("there is no page") == 1, "said once, however often it is tried"
+
+
+def test_who_waits_for_an_address_can_be_closed(tmp_path):
+    page = open_page(Config(device=Device(runtime_dir=str(tmp_path)), status=StatusSection(listen="192.0.2.1:8642")), "box", snapshot, [])
+    thread = threading.Thread(target=page.serve, name="page")
+    thread.start()
+    page.close()
+    thread.join(2)
+    assert not thread.is_alive()
 
 
 def test_a_page_that_others_can_reach_is_warned_of(tmp_path, caplog):
