@@ -18,17 +18,24 @@ import msgspec
 
 from agent import __version__
 from agent.errors import EXIT_CONFIG, EXIT_DOWN, AgentError
+from agent.reading import read_small
 from agent.runs import FILE as RUNS
 from agent.runs import last_run
 from agent.snapshot import LAST_STATUS, SCHEMA, EndView, Snapshot
-from agent.status import ask
+from agent.status import ask, silence
 from agent.unit import Unit, ask_unit
 
 GROUP = "vedette"
 _BRIEFLY_S = 0.05
+MOST_STATUS = 4 << 20
+"""Bytes of the status that a run leaves behind, at most."""
 _UNAVAILABLE = 503
 _JOURNAL = "`journalctl -u vedette -n 50` says why"
 _ELSEWHERE = f"it runs, perhaps with another socket ([status] socket): --socket PATH; or {_JOURNAL}"
+
+_NO_CREDENTIALS = 243  # EXIT_CREDENTIALS of systemd.exec(5)
+_GIVE_CREDENTIALS = ("a file that a LoadCredential= line of its unit names is missing: write it below "
+                     "/etc/vedette/credentials, or run `sudo vedette-setup`; systemd starts it again by itself")
 
 Absence = Literal["down", "failed", "starting", "restarting", "stopping", "hung", "unheard", "busy", "not_permitted",
                   "other_version", "foreign"]
@@ -105,7 +112,7 @@ def look(place: Place, timeout_s: float = 2.0) -> Snapshot | NoAnswer:
         return _no_answer(place, "busy", f"the agent behind {place.path} is busy with others who ask", "ask again")
     try:
         return msgspec.json.decode(body, type=Snapshot)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         return _other_version(place, body, error)
 
 
@@ -134,13 +141,13 @@ def _no_answer(place: Place, state: Absence, why: str, mend: str, *, unit: Unit 
 
 def _why_not(place: Place, error: AgentError, timeout_s: float) -> NoAnswer:
     unit = ask_unit(timeout_s=timeout_s) if place.service else None
-    match error.__cause__:
-        case PermissionError():
+    match silence(error):
+        case "not permitted":
             why = f"permission denied: {place.path} is for its group"
             return _no_answer(place, "not_permitted", why, _permit(place.path), unit=unit)
-        case FileNotFoundError() | ConnectionRefusedError():
+        case "nobody":
             return _nobody(place, unit)
-        case TimeoutError() | BlockingIOError():
+        case "hangs":
             return _hung(place, error, unit)
     # No cause: something else than an agent answered, or we were sent away unanswered all the time.
     state: Absence = "down" if error.__cause__ else "foreign" if "no vedette agent" in error.what else "busy"
@@ -162,7 +169,10 @@ def _absent(unit: Unit | None) -> tuple[Absence, str]:
         return "down", "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
     if not unit.installed:
         return "down", f"{unit.name} is not installed here; `vedette run` runs an agent by hand, see docs/operations.md"
-    if unit.active_state == "activating" and unit.sub_state.startswith("auto-restart"):
+    ended_badly = unit.result not in {"", "success"}
+    if unit.sub_state.startswith("auto-restart") or (unit.active_state == "deactivating" and ended_badly):
+        if unit.exec_status == _NO_CREDENTIALS:
+            return "restarting", _GIVE_CREDENTIALS
         return "restarting", f"{_JOURNAL}; systemd starts it again by itself"
     return _ABSENT.get(unit.active_state, ("unheard", _ELSEWHERE))[0], _mend_absent(unit)
 
@@ -178,7 +188,8 @@ def _mend_absent(unit: Unit) -> str:
 
 def _hung(place: Place, error: AgentError, unit: Unit | None) -> NoAnswer:
     pid = _listener(place.path) or (unit.main_pid if unit and unit.main_pid else None)
-    why, mend = f"the agent behind {place.path} accepts but does not answer", f"{_JOURNAL}; it must be restarted"
+    why = f"the agent behind {place.path} accepts but does not answer"
+    mend = f"ask again, it may only be slow; if it stays so, {_JOURNAL}, and it must be restarted"
     if isinstance(error.__cause__, BlockingIOError):
         why += ", and its queue is full"
     if pid and _stopped(pid):
@@ -187,16 +198,16 @@ def _hung(place: Place, error: AgentError, unit: Unit | None) -> NoAnswer:
     elif pid:
         why += f": process {pid} hangs"
     if unit and unit.main_pid:
-        mend += "; the watchdog restarts it, or at once: `sudo systemctl restart vedette`"
+        mend += ": the watchdog does that, or at once `sudo systemctl restart vedette`"
     return _no_answer(place, "hung", why, mend, unit=unit, pid=pid)
 
 
-def _other_version(place: Place, body: bytes, error: msgspec.DecodeError) -> NoAnswer:
+def _other_version(place: Place, body: bytes, error: Exception) -> NoAnswer:
     """Return what can be read of an answer that does not fit."""
     mend = "use the `vedette` of the installation that runs, or restart the agent: `sudo systemctl restart vedette`"
     try:
         said = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         said = None
     if not isinstance(said, dict):
         return _no_answer(place, "foreign", f"what answers on {place.path} is no vedette agent, or its answer was cut "
@@ -259,8 +270,8 @@ def _last_words(state_dir: Path) -> tuple[EndView | None, list[str]]:
     end = _last_end(state_dir)
     word = state_dir / LAST_STATUS
     try:
-        stopped = word.stat().st_mtime
-        last = msgspec.json.decode(word.read_bytes(), type=Snapshot)
+        found = read_small(word, MOST_STATUS)
+        last = msgspec.json.decode(found.data, type=Snapshot)
     except FileNotFoundError:
         if end:
             return end, []
@@ -268,9 +279,9 @@ def _last_words(state_dir: Path) -> tuple[EndView | None, list[str]]:
             return None, ["the last run left no word: it was killed, it crashed, the power failed or its disk was full",
                           "  what it had committed is there: vedette spool status, vedette spool verify"]
         return None, []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, RecursionError, msgspec.DecodeError) as error:
         return end, [f"{word} cannot be read: {error}"]
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stopped))
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.at))
     waiting, dead = (last.spool.depth, last.spool.dead) if last.spool else (0, 0)
     left = f"{waiting} events{f' and {dead} dead letters' if dead else ''} left in the spool"
     return end, [f"the last run stopped in good order at {when} after {last.uptime_s:.0f} s, {left}",

@@ -1,5 +1,7 @@
 """From sections of the configuration to parts that are ready to run; one function a part. Starts nothing."""
 
+import errno
+import logging
 import os
 import threading
 import uuid
@@ -14,11 +16,12 @@ from agent.capture.reader import Reader, ReaderPolicy
 from agent.capture.source import LatestFrame
 from agent.clock import RecentTrust, boot_id
 from agent.config import BudgetSection, Config, QuietHours, SourceSection, UpstreamSection
-from agent.errors import ConfigError
+from agent.errors import unusable
 from agent.https import HttpsOptions, open_session
 from agent.inference.engine import Engine
 from agent.inference.heads import HeadConfig, make_head
 from agent.inference.letterbox import Letterbox
+from agent.journal import MessageId, about
 from agent.meters import Heartbeat, SourceMeter
 from agent.pipeline import Deliver, Model, Pipeline
 from agent.power.ledger import Step
@@ -30,6 +33,9 @@ from agent.report.spool import FilePolicy, Spool
 from agent.report.upstream import Uploader, UpstreamPolicy
 from agent.schedule import Lane, Pace
 from agent.secrets import read_secret, secret_path
+
+_LOG = logging.getLogger(__name__)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def device_id(config: Config) -> str:
@@ -46,8 +52,11 @@ def device_id(config: Config) -> str:
 def open_state_dir(config: Config) -> Path:
     """Return the state directory, made and proven to be writable.
 
+    A full disk is no reason not to run: the spool lives with it.
+
     Raises:
-        ConfigError: it cannot be made or written.
+        ConfigError: it is a wrong place.
+        AgentError: it cannot be used now.
     """
     state_dir = config.state_dir
     probe = state_dir / f".writable.{os.getpid()}"
@@ -56,8 +65,11 @@ def open_state_dir(config: Config) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"state directory {state_dir}: {error.strerror}",
-                          "set [device] state_dir to a directory that this user may write") from error
+        if error.errno in _FULL and state_dir.is_dir():
+            _LOG.warning("state directory %s: %s", state_dir, error.strerror, extra=about(MessageId.SPOOL))
+            return state_dir
+        raise unusable(error, f"state directory {state_dir}",
+                       "set [device] state_dir to a directory that this user may write") from error
     return state_dir
 
 

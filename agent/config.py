@@ -82,7 +82,7 @@ def load(path: Path, *, to_run: bool = True) -> Config:
     """
     values: dict[str, Any] = {}
     origin: dict[str, Path] = {}
-    for file in (path, *sorted((path.parent / "conf.d").glob("*.toml"))):
+    for file in (path, *_overlays(path.parent / "conf.d")):
         _lay_over(values, _read_toml(file), file, origin, "")
     try:
         config = msgspec.convert(values, Config, dec_hook=quantity)
@@ -117,6 +117,15 @@ def _rooted(config: Config, folder: Path) -> Config:
         status=replace(status, socket=file(status.socket), token=secret(status.token)),
         upstream=replace(upstream, ca_file=file(upstream.ca_file), client_cert=file(upstream.client_cert),
                          client_key=secret(upstream.client_key), token=secret(upstream.token)))
+
+
+def _overlays(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be looked at: {error.strerror}", "check its owner and mode") from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -58,24 +58,31 @@ def verdict(readers: Iterable[ReaderStatus], *, delivered: bool) -> int:
         delivered: Nothing is lost, and nothing is left to send.
     """
     statuses = list(readers)
-    failed = sum(status.failed for status in statuses)
-    if failed and failed == len(statuses):
+    if _all_failed(statuses):
         _LOG.error("no source could be read", extra=about(MessageId.FAILED))
         return EXIT_DOWN
-    return EXIT_DEGRADED if failed or not delivered else EXIT_OK
+    return EXIT_DEGRADED if any(status.failed for status in statuses) or not delivered else EXIT_OK
 
 
-def how(crash: BaseException | None, *, asked: bool) -> tuple[str, str]:
+def how(crash: BaseException | None, readers: Iterable[ReaderStatus], *, asked: bool) -> tuple[str, str]:
     """Return how a run ends, in a word for the one that follows, and in words.
 
     Args:
         crash: What ended it, None in good order.
+        readers: How the sources ended.
         asked: Somebody asked it to stop.
     """
     if crash is not None:
         known = isinstance(crash, AgentError)
         return "failed" if known else "defect", str(crash) if known else repr(crash)
-    return (STOPPED, "it was stopped on request") if asked else ("ended", "all its sources had ended")
+    if asked:
+        return STOPPED, "it was stopped on request"
+    return ("failed", "no source could be read") if _all_failed(list(readers)) else (
+        "ended", "all its sources had ended")
+
+
+def _all_failed(statuses: Sequence[ReaderStatus]) -> bool:
+    return bool(statuses) and all(status.failed for status in statuses)
 
 
 def lost(spool: Spool) -> int:

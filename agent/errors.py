@@ -4,6 +4,8 @@ Foreign exceptions (OpenCV, ONNX Runtime, requests, sqlite3) stop at their adapt
 An exception that is not an ``AgentError`` is a defect: it ends the process and systemd starts it again.
 """
 
+import errno
+
 EXIT_OK = 0
 EXIT_DEGRADED = 1
 EXIT_DOWN = 2
@@ -30,6 +32,27 @@ class AgentError(Exception):
     def __str__(self) -> str:
         """Return both halves on one line, as logs and the command line print it."""
         return f"{self.what}\n  mend: {self.remedy}" if self.remedy else self.what
+
+
+_MENDED_BY_HAND = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+                   errno.ENAMETOOLONG}
+
+
+def unusable(error: OSError, what: str, remedy: str) -> AgentError:
+    """Return the error for a path of the configuration that cannot be used.
+
+    A wrong path is a fault of the configuration, which only a person mends. A full, read-only or failing disk is none:
+    it may pass, and whoever starts the agent should try again.
+
+    Args:
+        error: What the system said.
+        what: See :class:`AgentError`; the system's words are added.
+        remedy: How to correct the configuration.
+    """
+    words = f"{what}: {error.strerror or error}"
+    if error.errno in _MENDED_BY_HAND or error.errno is None:
+        return ConfigError(words, remedy)
+    return AgentError(words, "look at the disk and the machine (`dmesg`); it is tried again by itself")
 
 
 class ConfigError(AgentError):

@@ -16,7 +16,7 @@ from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, unusable
 
 if TYPE_CHECKING:
     import requests
@@ -127,8 +127,8 @@ def _readable(path: Path, name: str) -> str:
     try:
         path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{name} {path}: {error.strerror}",
-                          "create it, readable by the agent's user, or correct the path") from error
+        raise unusable(error, f"{name} {path}",
+                       "create it, readable by the agent's user, or correct the path") from error
     return str(path)
 
 

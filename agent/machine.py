@@ -14,9 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/")
 _TIMEOUT_S = 5.0
+_MOST_SAID = 64 << 20
 _L4T = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)")
 _MODE = re.compile(r"^NV Power Mode:[ \t]*(\S.*?)\s*$(?:\s*^(\d+)\s*$)?", re.MULTILINE)
 # Lowest release of L4T that belongs to each JetPack, newest first, by branch of L4T. A branch or a release before the
@@ -76,6 +78,17 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """As whom a command runs: the numbers of the user, its group and all its groups, and its home."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str
+    home: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """What a command left behind.
 
@@ -90,15 +103,16 @@ class Reply:
     err: str
 
 
-def ask(command: Sequence[str], timeout_s: float) -> Reply | None:
-    """Run ``command`` for at most ``timeout_s`` seconds; None when it cannot be started.
+def ask(command: Sequence[str], timeout_s: float, user: User | None = None) -> Reply | None:
+    """Run ``command`` for at most ``timeout_s`` seconds, as ``user`` if root gives one; None: it cannot be started.
 
-    Its output goes to files, not pipes: what it leaves running when it is stopped cannot hold us up.
+    Its output goes to files, not pipes: what it leaves running when it is stopped cannot hold us up. More than 64 MiB
+    of it are not read.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/",
-                                     start_new_session=True)
+                                     start_new_session=True, **_as(user))
         except OSError:
             return None
         try:
@@ -112,8 +126,16 @@ def ask(command: Sequence[str], timeout_s: float) -> Reply | None:
         texts = []
         for file in (out, err):
             file.seek(0)
-            texts.append(file.read().decode("utf-8", "replace"))
+            texts.append(file.read(_MOST_SAID).decode("utf-8", "replace"))
     return Reply(code=code, out=texts[0], err=texts[1])
+
+
+def _as(user: User | None) -> dict[str, Any]:
+    """Return what Popen needs to start a child as ``user``."""
+    if user is None:
+        return {}
+    return {"user": user.uid, "group": user.gid, "extra_groups": user.groups,
+            "env": {**os.environ, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}}
 
 
 def l4t(root: Path = ROOT) -> str | None:

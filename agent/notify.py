@@ -32,9 +32,9 @@ class Notifier:
         self._said = ""
         self._silent = False
 
-    def ready(self, status: str) -> None:
+    def ready(self) -> None:
         """Say that the service has started."""
-        self._send("READY=1", _status(status))
+        self._send("READY=1")
 
     def alive(self) -> None:
         """Say that everything goes forward."""

@@ -5,6 +5,7 @@ ExecStopPost writes; where that is missing too, power or the machine went. Value
 """
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,11 +17,14 @@ import msgspec
 from agent.atomic import write_atomic
 from agent.clock import boot_id
 from agent.errors import AgentError
+from agent.reading import read_small
 from agent.redact import redact
 
 _LOG = logging.getLogger(__name__)
 FILE, LAST_END = "runs.json", "last-end"
-_KEPT = 20
+_KEPT, _LONGEST_WORDS = 20, 500
+MOST_RUNS, MOST_END = 65536, 256
+"""Bytes of the two files, at most."""
 _SHORT_S = 300.0
 _LONGEST_WAIT_S = 60.0
 STOPPED = "stopped"
@@ -31,6 +35,8 @@ _RESULTS = {  # see SERVICE_RESULT in systemd.exec(5)
     "core-dump": "it crashed",
     "resources": "systemd could not give it what it needs",
 }
+_KNOWN = {"success", "protocol", "exit-code", "signal", "exec-condition", "start-limit-hit", *_RESULTS}
+_WORDS = re.compile(r"([a-z-]+)(?: [A-Za-z0-9 -]*)?")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,13 +82,15 @@ class Runs(AbstractContextManager["Runs"]):
         self.before = settled(_read(state_dir / FILE), *_last_end(state_dir / LAST_END), boot)
         bad = bad_in_a_row(self.before, boot, now_s)
         self.wait_s = wait_after(bad) if waits else 0.0
-        self.why = f"{bad} runs in a row ended badly, the last one: {self.before[-1].words}" if self.wait_s else ""
+        self.why = (f"{bad} runs in a row ended by themselves, the last one: {self.before[-1].words}"
+                    if self.wait_s else "")
         self._run = Run(began_at=time.time(), began_s=now_s, boot=boot, waited_s=self.wait_s)
         self._keep()
 
     def end(self, ended: str, words: str) -> None:
         """Keep how this run ends."""
-        self._run = msgspec.structs.replace(self._run, ended=ended, words=redact(words), ended_at=time.time())
+        words = redact(words)[:_LONGEST_WORDS]
+        self._run = msgspec.structs.replace(self._run, ended=ended, words=words, ended_at=time.time())
         self._keep()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -103,7 +111,7 @@ def last_run(state_dir: Path) -> Run | None:
     runs = _read(state_dir / FILE)
     if not runs:
         return None
-    words, at = _word(state_dir / LAST_END)
+    words, at = last_end(state_dir / LAST_END)
     if words:
         return settled(runs[-1:], words, at, runs[-1].boot)[-1]
     return runs[-1]
@@ -158,17 +166,17 @@ def wait_after(bad: int) -> float:
 
 def _read(file: Path) -> list[Run]:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=list[Run])
+        return msgspec.json.decode(read_small(file, MOST_RUNS).data, type=list[Run])
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, RecursionError, msgspec.DecodeError) as error:
         _LOG.warning("%s cannot be read, earlier runs are forgotten: %s", file, error)
         return []
 
 
 def _last_end(file: Path) -> tuple[str, float | None]:
     """Return what ExecStopPost wrote and when, and remove it: it is about one run."""
-    word = _word(file)
+    word = last_end(file)
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
@@ -176,8 +184,12 @@ def _last_end(file: Path) -> tuple[str, float | None]:
     return word
 
 
-def _word(file: Path) -> tuple[str, float | None]:
+def last_end(file: Path) -> tuple[str, float | None]:
+    """Return what systemd said of the last end and when; nothing where anything else stands there."""
     try:
-        return file.read_text("ascii", errors="replace").strip(), file.stat().st_mtime
+        found = read_small(file, MOST_END)
     except OSError:
         return "", None
+    words = found.data.decode("ascii", "replace").strip()
+    said = _WORDS.fullmatch(words)
+    return (words, found.at) if said and said[1] in _KNOWN else ("", None)

@@ -6,7 +6,9 @@ A secret never stands in a configuration and never reaches a log.
 import os
 from pathlib import Path
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, unusable
+
+CREDENTIALS = Path("/etc/vedette/credentials")
 
 
 def secret_path(reference: str) -> Path:
@@ -19,23 +21,26 @@ def secret_path(reference: str) -> Path:
     if kind == "file":
         return Path(rest)
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        raise ConfigError(f"credential {rest!r} is not there: the agent was not started by systemd with it",
-                          f'add LoadCredential={rest}:/path to the unit, or use "file:/path"')
-    return Path(folder, rest)
+    if folder:
+        return Path(folder, rest)
+    if os.access(CREDENTIALS, os.R_OK | os.X_OK):  # root looks at what the service will be given
+        return CREDENTIALS / rest
+    raise ConfigError(f"credential {rest!r} is not there: this was not started by systemd with it",
+                      f"use sudo; the service has it once {CREDENTIALS / rest} is written and vedette-setup was run")
 
 
 def read_secret(reference: str) -> str:
     """Return the secret itself, without surrounding white space; it is never logged.
 
     Raises:
-        ConfigError: the file is missing, unreadable or empty.
+        ConfigError: the file is missing, may not be read, or is empty.
+        AgentError: its disk fails.
     """
     path = secret_path(reference)
     try:
         secret = path.read_text("utf-8").strip()
     except OSError as error:
-        raise ConfigError(f"secret {path}: {error.strerror}", "create it, readable by the agent's user only") from error
+        raise unusable(error, f"secret {path}", "create it, readable by the agent's user only") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"secret {path}: not UTF-8 text", "write the secret into it as text") from error
     if not secret:

@@ -260,6 +260,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     ``problems`` is what is wrong now, ``problems_past`` the last 20 problems of this run with their times, those of now
     among them, in the order they began. ``ends``: how the runs before this one ended, the newest last.
+    ``page``: where the local page is served, empty while it is not.
     """
 
     schema: int
@@ -285,6 +286,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     state_since_s: float | None = None
     problems_past: list[ProblemView] = []
     ends: list[EndView] = []
+    page: str = ""
 
     def exit_code(self) -> int:
         """Return 0 (well), 1 (degraded) or 2 (down: it does not run, or sees nothing at all)."""

@@ -11,10 +11,11 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from agent.errors import AgentError, ConfigError
+from agent.errors import AgentError, ConfigError, unusable
 from agent.metrics import prometheus
 from agent.reception import Reception, read_head, send
 from agent.snapshot import Snapshot
@@ -26,6 +27,7 @@ _QUEUE = 16  # a short one: who waits in it is soon answered, who does not fit w
 _MOST_HEAD = 4096
 _CLIENT_TIMEOUT_S = 2.0
 _AGAIN_S = 0.02
+_MOST_ANSWER = 16 << 20
 _UNAVAILABLE = 503
 _BUSY = b"busy with others who ask\n"
 _ASK_AGAIN = "ask again; if it stays so, `journalctl -u vedette` says why"
@@ -40,7 +42,8 @@ class StatusServer:
         alive: Tells whether every heartbeat is fresh.
 
     Raises:
-        ConfigError: the socket cannot be made there, or another agent answers on it.
+        ConfigError: the socket cannot be made there.
+        AgentError: another agent answers on it, or the disk is full or fails.
     """
 
     def __init__(self, path: Path, snapshot: Callable[[], Snapshot], alive: Callable[[], bool]) -> None:
@@ -92,14 +95,14 @@ def _listen(path: Path) -> socket.socket:
         if path.exists() and not path.is_socket():
             raise ConfigError(f"status socket {path}: something else has that name", remedy)
         if _listened_on(path):
-            raise ConfigError(f"status socket {path}: another agent listens on it", "stop that one first, or " + remedy)
+            raise AgentError(f"status socket {path}: another agent listens on it", "stop that one first, or " + remedy)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(os.fspath(path))
         path.chmod(0o660)
         listener.listen(_QUEUE)
     except OSError as error:
-        raise ConfigError(f"status socket {path}: {error.strerror or error}", remedy) from error
+        raise unusable(error, f"status socket {path}", remedy) from error
     return listener
 
 
@@ -122,7 +125,7 @@ def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     One who is sent away unanswered, because too many ask, asks again as long as there is time.
 
     Raises:
-        AgentError: nobody answers; says whether it is not running, not permitted or hangs.
+        AgentError: nobody answers, or without end; says whether it is not running, not permitted or hangs.
     """
     remedy = "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
     deadline = time.monotonic() + timeout_s
@@ -154,9 +157,11 @@ def _asked(path: Path, page: str, deadline: float) -> bytes:
     """Return what is answered; empty when we were sent away.
 
     Raises:
-        OSError: nobody answers; BlockingIOError or TimeoutError: not until ``deadline``.
+        AgentError: the answer does not end.
+        OSError: nobody answers; BlockingIOError or TimeoutError: not until ``deadline``, however steadily it sends.
     """
     left = max(deadline - time.monotonic(), _AGAIN_S)
+    until = time.monotonic() + left
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         # A place in the kernel's queue is waited for only by a socket that blocks.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(left), int(left % 1 * 1e6)))
@@ -164,12 +169,30 @@ def _asked(path: Path, page: str, deadline: float) -> bytes:
         client.settimeout(left)
         try:
             client.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
-            answer = b""
+            answer = bytearray()
             while chunk := client.recv(65536):
                 answer += chunk
+                if len(answer) > _MOST_ANSWER:
+                    raise AgentError(f"what answers on {path} is no vedette agent: it sends more than "
+                                     f"{_MOST_ANSWER >> 20} MiB", "give the right socket: --socket PATH")
+                if (left := until - time.monotonic()) <= 0:
+                    raise TimeoutError("the answer has no end in time")
+                client.settimeout(left)
         except (ConnectionResetError, BrokenPipeError):
             return b""
-    return answer
+    return bytes(answer)
+
+
+def silence(error: AgentError) -> Literal["not permitted", "nobody", "hangs", ""]:
+    """Return in a word why :func:`ask` got no answer; empty where something else was wrong with it."""
+    match error.__cause__:
+        case PermissionError():
+            return "not permitted"
+        case FileNotFoundError() | ConnectionRefusedError():
+            return "nobody"
+        case TimeoutError() | BlockingIOError():
+            return "hangs"
+    return ""
 
 
 def fetch(path: Path) -> Snapshot:
@@ -183,7 +206,7 @@ def fetch(path: Path) -> Snapshot:
         raise AgentError(f"the agent behind {path} is busy with {_MOST_CLIENTS} others who ask", _ASK_AGAIN)
     try:
         snapshot = msgspec.json.decode(body, type=Snapshot)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise AgentError(f"the agent behind {path} is of another version: {error}",
                          "use the `vedette` command of the same installation") from error
     return snapshot

@@ -123,10 +123,11 @@ class Supervisor:
             delivered = ending.wind_up(spool, uploader, uploading, self._config.upstream.drain)
             if self._crash is None:
                 ending.leave_word(state_dir, self.snapshot())
-            runs.end(*ending.how(self._crash, asked=self._asked))
+            statuses = [reader.status() for reader in readers.values()]
+            runs.end(*ending.how(self._crash, statuses, asked=self._asked))
         self._raise_crash()
         lost = ending.lost(spool)
-        return ending.verdict((reader.status() for reader in readers.values()), delivered=delivered and not lost)
+        return ending.verdict(statuses, delivered=delivered and not lost)
 
     def stop(self) -> None:
         """End the run; safe from a signal handler and from any thread."""

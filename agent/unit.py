@@ -65,7 +65,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         """The state in a few words: ``active (running)``, ``failed (watchdog)``."""
         if not self.installed:
             return "not installed"
-        if self.active_state == "failed" or self.sub_state == "auto-restart":
+        if self.active_state == "failed" or self.sub_state == "auto-restart" or (
+                self.active_state == "deactivating" and self.result not in {"", "success"}):
             return f"{self.active_state} ({', '.join(dict.fromkeys((self.sub_state, self.how_it_ended)))})"
         return f"{self.active_state} ({self.sub_state})"
 

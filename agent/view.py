@@ -135,7 +135,8 @@ class View:
             budget=limits_view(self._config.budget, self.governing, rate),
             governor=governor_view(self.governing, self._config.budget.policy) if self.governing else None,
             heartbeats={beat.name: round(beat.age_s(), 3) for beat in self.heartbeats()},
-            problems_past=now.past, ends=list(self.ends))
+            problems_past=now.past, ends=list(self.ends),
+            page=self.page.served if self.page else "")
 
     def _condition(self, stopping: bool) -> "_Condition":
         """Find out how it is now, and remember since when."""

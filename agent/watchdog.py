@@ -44,7 +44,7 @@ class Watchdog:
         self._next_s = 0.0
         self._loaded_s: float | None = None
         self._ready = False
-        self._line = "running"
+        self._status_s = 0.0
         self._stuck: Collection[str] = ()
         self._every_s = min(_EVERY_S, (notifier.watchdog_s or _EVERY_S * 4) / 4)
 
@@ -53,13 +53,11 @@ class Watchdog:
 
         In a thread of its own, which may end by a defect as one that answers may: words are not worth the agent's end.
         """
-        status_s = 0.0
         while not stop.wait(self._every_s):
             self._view.tick()
-            if not self._ready or self._clock() >= status_s:
-                status_s = self._clock() + _STATUS_EVERY_S
-                self._line = line(self._view.snapshot())
-                self._notifier.status(self._line)
+            if not self._ready or self._clock() >= self._status_s:
+                self._status_s = self._clock() + _STATUS_EVERY_S
+                self._notifier.status(line(self._view.snapshot()))
 
     def starting(self, *, progress: bool) -> None:
         """Ask for more time while the engine is being found, built and loaded; call it about ten times a second.
@@ -85,7 +83,8 @@ class Watchdog:
                 result=self._view.has_result, paused=self._view.paused, loaded_for_s=self._clock() - self._loaded_s,
                 pictures=any(status.state in _ALIVE and status.width for status in statuses.values())):
             self._ready = True
-            self._notifier.ready(self._line)
+            self._notifier.ready()
+            self._status_s = 0.0  # the line that follows at once is the news
             _LOG.info("ready", extra=about(MessageId.READY))
         if self._ready:
             self._notifier.alive()
@@ -114,7 +113,7 @@ class Watchdog:
 
 def _be_patient(readers: Mapping[str, Reader], statuses: Mapping[str, ReaderStatus]) -> None:
     for name, reader in readers.items():
-        others = [status.state in _ALIVE for other, status in statuses.items() if other != name]
+        others = [status.state is SourceState.LIVE for other, status in statuses.items() if other != name]
         reader.heartbeat.limit_s = reader_patience_s(others)
 
 
@@ -146,12 +145,14 @@ def line(snapshot: Snapshot) -> str:
     """Return the state in one line, for ``systemctl status``."""
     if snapshot.state == "starting":
         return f"starting: {snapshot.doing}" if snapshot.doing != "starting" else "starting"
-    live = sum(source.state in _ALIVE for source in snapshot.sources)
-    rate = sum(source.processed_rate for source in snapshot.sources)
-    parts = [f"{snapshot.state}: {live} of {len(snapshot.sources)} sources live, {rate:.1f} frames/s"]
+    others = [f"{source.name} {source.state}" for source in snapshot.sources if source.state not in _ALIVE]
+    live, rate = len(snapshot.sources) - len(others), sum(source.processed_rate for source in snapshot.sources)
+    which = f" ({', '.join(others)})" if others else ""
+    parts = [f"{snapshot.state}: {live} of {len(snapshot.sources)} sources live{which}, {rate:.1f} frames/s"]
     if snapshot.spool:
         parts.append(f"spool {snapshot.spool.depth}")
     if snapshot.upstream and snapshot.upstream.state != "off":
         parts.append(f"upstream {snapshot.upstream.state}")
-    text = ", ".join(parts)
-    return f"{text}; {snapshot.problems[0]}" if snapshot.problems else text
+    if snapshot.problems:  # any user may read this line, and what they are is for those who may ask
+        parts.append(f"{len(snapshot.problems)} problem{'s' * (len(snapshot.problems) != 1)}: vedette status")
+    return ", ".join(parts)

@@ -1,6 +1,12 @@
 """What all tests share."""
 
+import hypothesis
+
 from tests.helpers import fault_table
+
+# Machines are shared, and some tests run side by side: how long one example takes says nothing.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "agent").rglob("*.py"))
 
-LEVEL_0 = {"records", "errors", "config", "sections", "faults", "units", "meters", "atomic", "secrets", "backoff", "redact", "https", "heap", "clock", "machine", "journal", "notify", "runs", "unit", "grade", "timeline", "reception"}
+LEVEL_0 = {"records", "errors", "config", "sections", "faults", "units", "meters", "atomic", "secrets", "backoff", "redact", "https", "heap", "clock", "machine", "journal", "notify", "runs", "reading", "unit", "grade", "timeline", "reception"}
 LEVEL_1 = {"capture", "inference", "building", "power", "report"}
 LEVEL_2 = {"schedule", "pipeline", "snapshot", "metrics", "status", "problems", "asking"}
 LEVEL_3 = {"view", "assembly", "loading", "fingerprint", "plan", "pictures", "gathering", "sampling", "trial", "tuning", "tiers", "points_file", "measuring", "points_walk", "serving", "diagnosis", "changing", "governing", "keeping", "room", "budget_view", "power_mode", "page", "watchdog", "ending", "supervisor"}

@@ -142,7 +142,11 @@ def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: P
 
 def prepared_models(recipe: Recipe, state_dir: Path) -> list[Prepared]:
     """Return what is prepared for ``recipe`` and whole, by identity."""
-    folder = state_dir / "engines" / recipe.name
+    return prepared_in(state_dir / "engines" / recipe.name)
+
+
+def prepared_in(folder: Path) -> list[Prepared]:
+    """Return what is prepared in a recipe's folder and whole, by identity."""
     found = (_stored(folder, file.stem) for file in sorted(folder.glob("*.json")))
     return [ready for ready in found if ready]
 

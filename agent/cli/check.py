@@ -117,7 +117,7 @@ def _absent(answer: NoAnswer) -> Verdict:
 
 
 def _present(s: Snapshot, limits: Limits) -> Verdict:
-    code, told = _BY_STATE.get(s.state, WARNING), list(s.problems)
+    code, told = CRITICAL if _in_a_loop(s) else _BY_STATE.get(s.state, WARNING), list(s.problems)
     oldest = s.spool.oldest_age_s if s.spool and s.spool.depth else 0.0
     frames = [(source, _frame_age(source, s)) for source in s.sources if source.state != "ended"]
     stalest = max((age for _, age in frames), default=None)
@@ -148,6 +148,12 @@ def _present(s: Snapshot, limits: Limits) -> Verdict:
         f"live={live};;;0;{len(s.sources)}")
     summary = f"{s.state} {span(since)}{doing}, {live} of {len(s.sources)} sources live, {rate:.1f} fps{first}"
     return Verdict(code, summary, perfdata, tuple(told))
+
+
+def _in_a_loop(s: Snapshot) -> bool:
+    """Tell whether it only starts and ends: for minutes nobody looks at the cameras, whatever it says just now."""
+    bad = [end for end in s.ends[-2:] if end.how not in {"stopped", "power"}]
+    return s.state == "starting" and len(bad) == 2
 
 
 def _frame_age(source: SourceView, s: Snapshot) -> float:

@@ -18,13 +18,18 @@ def account(name: str, more_groups: Iterable[str] = ()) -> Account | None:
         user = pwd.getpwnam(name)
     except KeyError:
         return None
-    gids = set(os.getgrouplist(name, user.pw_gid))
+    return account_of(user, more_groups)
+
+
+def account_of(user: pwd.struct_passwd, more_groups: Iterable[str] = ()) -> Account:
+    """Return ``user`` with its groups and those in ``more_groups`` that exist."""
+    gids = set(os.getgrouplist(user.pw_name, user.pw_gid))
     for group in more_groups:
         try:
             gids.add(grp.getgrnam(group).gr_gid)
         except KeyError:
             continue
-    return Account(name=name, uid=user.pw_uid, gids=tuple(sorted(gids)),
+    return Account(name=user.pw_name, uid=user.pw_uid, gids=tuple(sorted(gids)),
                    groups=tuple(sorted(group_name(gid) for gid in gids)))
 
 

@@ -17,14 +17,16 @@ from typing import Any
 import msgspec
 
 from agent import __version__, machine
+from agent.asking import MOST_STATUS
 from agent.atomic import write_atomic
 from agent.config import Config
 from agent.diagnosis.scrub import SECRET_KEY, Scrubber
 from agent.diagnosis.secret_files import CREDENTIALS, secret_file
 from agent.diagnosis.service import secrets_of
 from agent.errors import AgentError
+from agent.reading import read_small
 from agent.runs import FILE as RUNS
-from agent.runs import LAST_END
+from agent.runs import LAST_END, MOST_RUNS, last_end
 from agent.snapshot import LAST_STATUS
 from agent.status import ask
 from agent.unit import NAME
@@ -87,10 +89,10 @@ def _files(scrubber: Scrubber, doctor: object, config: Config | None, config_pat
 def known_secrets(config: Config | None, config_path: Path) -> Iterator[str]:
     """Yield the secrets that this user can read, so that they can be taken out wherever they turn up."""
     references = [secret_file(reference).path for _, reference in secrets_of(config)] if config else []
-    page = (config or Config()).socket_path.with_name("page-token")
+    page = (config or Config()).socket_path.with_name("page-token")  # the service's own: it may be anything
     for path in (*filter(None, references), *_below(CREDENTIALS), page):
         try:
-            yield path.read_bytes()[:_SECRET_BYTES].decode("utf-8", "replace")
+            yield read_small(path, _SECRET_BYTES, links=path != page).data.decode("utf-8", "replace")
         except OSError:
             continue
     for file in _toml_files(config_path):
@@ -137,17 +139,15 @@ def _status(scrubber: Scrubber, config: Config, state_dir: Path) -> Iterator[tup
         yield "status.json", _json(scrubber.value(msgspec.json.decode(ask(config.socket_path, "/status")[1])))
     except AgentError as error:
         yield "status.txt", scrubber.text(f"{error.what}\n").encode()
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         yield "status.txt", b"what answers on the status socket gives no JSON\n"
-    for name in (LAST_STATUS, RUNS):
+    for name, most in ((LAST_STATUS, MOST_STATUS), (RUNS, MOST_RUNS)):
         try:
-            yield name, _json(scrubber.value(msgspec.json.decode((state_dir / name).read_bytes())))
-        except (OSError, msgspec.DecodeError):
+            yield name, _json(scrubber.value(msgspec.json.decode(read_small(state_dir / name, most).data)))
+        except (OSError, RecursionError, msgspec.DecodeError):
             continue
-    try:
-        yield f"{LAST_END}.txt", scrubber.text((state_dir / LAST_END).read_text("utf-8", "replace")).encode()
-    except OSError:
-        return
+    if words := last_end(state_dir / LAST_END)[0]:
+        yield f"{LAST_END}.txt", scrubber.text(f"{words}\n").encode()
 
 
 def _said(scrubber: Scrubber, command: list[str]) -> bytes:

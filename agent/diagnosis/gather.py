@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent import machine
-from agent.atomic import sha256_of
-from agent.building.prepare import prepared_models
 from agent.building.recipe import Recipe, find_recipe, recipe_folders
 from agent.config import Config
 from agent.diagnosis.asking import Asker
+from agent.diagnosis.becoming import service_user
 from agent.diagnosis.facts import Driver, Facts, Machine, OnnxRuntime, OpenCv, Package, StateDirectory, TensorRt, Wanted
 from agent.diagnosis.gather_around import gather_around
 from agent.diagnosis.running import ask_agent
@@ -45,7 +44,7 @@ def gather(config: Config | ConfigError, file: Path | None, *, state_dir: Path |
     usable = config if isinstance(config, Config) else Config()
     folder = state_dir or usable.state_dir
     box = _machine(root)
-    ask = _Asker(looking, timeout_s, root)
+    ask = _Asker(looking, timeout_s, root, service_user())
     driver = ask("driver", Driver, lambda fault: Driver(fault=fault))
     roomy = box.memory_available is None or box.memory_available >= BUILD_MEMORY
     running, snapshot = ask_agent(usable.socket_path)
@@ -55,8 +54,9 @@ def gather(config: Config | ConfigError, file: Path | None, *, state_dir: Path |
     service = gather_service(known, file, folder, running, root)
     around = gather_around(usable, folder, ask, running, snapshot, usable=known is not None, free=state.free, root=root)
     return Facts(
-        machine=box, wanted=_wanted(config, file, folder), state=state, driver=driver, around=around, service=service,
-        pycuda=ask.package("pycuda", "pycuda", Package), tensorrt=runtimes[0], tensorrt_rtx=runtimes[1],
+        machine=box, wanted=_wanted(config, file, folder, ask), state=state, driver=driver, around=around,
+        service=service, pycuda=ask.package("pycuda", "pycuda", Package),
+        tensorrt=runtimes[0], tensorrt_rtx=runtimes[1],
         onnxruntime=_providers(ask, ask.package("onnxruntime", "onnxruntime", OnnxRuntime)),
         onnx=ask.package("onnx", "onnx", Package), cv2=ask.package("cv2", "cv2", OpenCv))
 
@@ -131,7 +131,7 @@ def _state_directory(folder: Path) -> StateDirectory:
         "run this as the agent's user, or set [device] state_dir to a directory that it may write to" if fault else ""))
 
 
-def _wanted(config: Config | ConfigError, file: Path | None, state_dir: Path) -> Wanted:
+def _wanted(config: Config | ConfigError, file: Path | None, state_dir: Path, ask: Asker) -> Wanted:
     name = str(file) if file else None
     if isinstance(config, ConfigError):
         return Wanted(file=name, fault=config.what, remedy=config.remedy,
@@ -140,19 +140,14 @@ def _wanted(config: Config | ConfigError, file: Path | None, state_dir: Path) ->
     asked = Wanted(file=name, recipe=engine.recipe, runtime=engine.runtime, provider=engine.provider)
     try:
         recipe = find_recipe(engine.recipe, recipe_folders(config.own_recipes))
-        return msgspec.structs.replace(asked, model=_model(recipe, state_dir))
+        return msgspec.structs.replace(asked, model=_model(recipe, state_dir, ask))
     except AgentError as error:
         return msgspec.structs.replace(asked, fault=error.what, remedy=error.remedy)
 
 
-def _model(recipe: Recipe, state_dir: Path) -> str:
+def _model(recipe: Recipe, state_dir: Path, ask: Asker) -> str:
     if recipe.needs_model:
         return "needs your model"
-    wanted = recipe.model.sha256
-    if wanted is None and recipe.own_model is not None:
-        try:
-            wanted = sha256_of(recipe.own_model)
-        except OSError:
-            return "needs preparing"
-    ready = any(prepared.model_sha256 == wanted for prepared in prepared_models(recipe, state_dir))
+    ready = ask("model", bool, lambda _: False, str((state_dir / "engines" / recipe.name).absolute()),
+                recipe.model.sha256 or "", str(recipe.own_model.absolute() if recipe.own_model else ""), words="model")
     return "ready" if ready else "needs preparing"

@@ -14,7 +14,7 @@ from agent.capture.address import Address, ClipAddress, DeviceAddress, FolderAdd
 from agent.config import BudgetSection, Config, SourceSection, UpstreamSection
 from agent.diagnosis.accounts import access, account, group_name, user_name
 from agent.diagnosis.around import Around, Disk, EngineStore, Jtop, Limits, Sensors, Source, Upstream
-from agent.diagnosis.asking import Asker, told
+from agent.diagnosis.asking import Asker, handed, told
 from agent.diagnosis.inquiries import SensorsInquiry, SourceInquiry, UpstreamInquiry
 from agent.diagnosis.secret_files import secret_file
 from agent.diagnosis.service_facts import Running
@@ -151,16 +151,34 @@ def _source(name: str, section: SourceSection, ask: Asker, running: Running, sna
     if password and password.path is None:
         return msgspec.structs.replace(seen, asked="not asked", fault=password.fault, remedy=password.remedy,
                                        unsure=password.unsure)
+    return _tried(name, section, ask, password.path if password else None)
+
+
+def _tried(name: str, section: SourceSection, ask: Asker, secret: Path | None) -> Source:
+    """Have a child open a source and read one frame; whoever it runs as, it can read the secret."""
+    seen = Source(name=name, url=redact(section.url))
+    if secret is None:
+        return _opened(seen, section, ask, None)
+    try:
+        with handed(secret, ask.user) as copy:
+            found = _opened(seen, section, ask, copy)
+    except OSError as error:
+        return msgspec.structs.replace(seen, asked="not asked", fault=f"secret {secret}: {error.strerror}",
+                                       remedy="write the secret into it as text")
+    return msgspec.structs.replace(found, fault=found.fault and found.fault.replace(copy, str(secret)))
+
+
+def _opened(seen: Source, section: SourceSection, ask: Asker, password: str | None) -> Source:
     inquiry = SourceInquiry(
-        name=name, url=section.url, username=section.username,
-        password_file=str(password.path) if password else None,
+        name=seen.name, url=section.url, username=section.username,
+        password_file=password,
         open_timeout_s=min(float(section.open_timeout), _LONGEST_SOURCE_S / 2),
         read_timeout_s=min(float(section.read_timeout), _LONGEST_SOURCE_S / 2),
         width=section.width, height=section.height, rate=None if section.rate is None else float(section.rate))
     limit_s = _SOURCE_STARTS_S + inquiry.open_timeout_s + inquiry.read_timeout_s
     failed: Callable[[str], Source] = lambda fault: msgspec.structs.replace(seen, fault=fault)  # noqa: E731
-    with told(inquiry) as file:
-        return ask("source", Source, failed, file, timeout_s=limit_s, words=f"source {name}")
+    with told(inquiry, ask.user) as file:
+        return ask("source", Source, failed, file, timeout_s=limit_s, words=f"source {seen.name}")
 
 
 def _as_told(seen: Source, view: SourceView) -> Source:

@@ -248,7 +248,7 @@ PROBES: dict[str, Callable[..., object]] = {
     "cv2": probe_cv2,
     "source": _later("probe_source", "probe_source"),
     "upstream": _later("probe_upstream", "probe_upstream"),
-    **{name: _later("probe_box", f"probe_{name}") for name in ("disk", "store", "sensors", "jtop")},
+    **{name: _later("probe_box", f"probe_{name}") for name in ("disk", "model", "store", "sensors", "jtop")},
 }
 
 

@@ -13,6 +13,7 @@ import msgspec
 from agent import machine
 from agent.atomic import sha256_of
 from agent.building.card import Card, Tuning
+from agent.building.prepare import prepared_in
 from agent.building.store import TUNED
 from agent.diagnosis.around import Disk, EngineStore, Jtop, Sensors, StoredEngine
 from agent.diagnosis.inquiries import SensorsInquiry
@@ -45,6 +46,16 @@ def probe_disk(folder: str) -> Disk:
     except OSError as error:
         return Disk(fault=error.strerror or str(error))
     return Disk(written=written, rate=written / max(took_s, 1e-6), commit_s=longest_s)
+
+
+def probe_model(folder: str, sha256: str, own_model: str) -> bool:
+    """Tell whether a recipe's model is prepared and whole; without ``sha256`` it is that of the file ``own_model``."""
+    if not sha256 and own_model:
+        try:
+            sha256 = sha256_of(Path(own_model))
+        except OSError:
+            return False
+    return any(prepared.model_sha256 == sha256 for prepared in prepared_in(Path(folder)))
 
 
 def probe_store(state_dir: str) -> EngineStore:

@@ -18,7 +18,7 @@ from agent import __version__
 from agent.clock import trust
 from agent.diagnosis.around import Certificate, Upstream
 from agent.diagnosis.inquiries import UpstreamInquiry
-from agent.errors import AgentError, ConfigError
+from agent.errors import AgentError
 from agent.https import HttpsOptions, open_session, tls_context
 from agent.redact import redact
 from agent.report.credentials import Credentials, certificate_end
@@ -44,7 +44,7 @@ def probe_upstream(file: str) -> Upstream:
     try:
         options = _options(asked)
         tls_context(options)
-    except ConfigError as error:
+    except AgentError as error:
         return _with(found, secrets_fault=error.what, remedy=error.remedy)
     version, server = _server(parts.hostname or "", parts.port or _PORT, options)
     if server is not None:

@@ -8,12 +8,9 @@ from agent.diagnosis.around import Answers
 from agent.diagnosis.service_facts import Running
 from agent.errors import AgentError
 from agent.snapshot import Snapshot
-from agent.status import ask, fetch
+from agent.status import ask, fetch, silence
 
 _OK = 200
-_CAUSES: tuple[tuple[type[BaseException], Answers], ...] = (
-    (PermissionError, "not permitted"), (FileNotFoundError, "nobody"), (ConnectionRefusedError, "nobody"),
-    (TimeoutError, "hangs"), (msgspec.DecodeError, "another version"))
 
 
 class _Version(msgspec.Struct):
@@ -25,7 +22,8 @@ def ask_agent(socket: Path) -> tuple[Running, Snapshot | None]:
     try:
         snapshot = fetch(socket)
     except AgentError as error:
-        answers: Answers = next((word for kind, word in _CAUSES if isinstance(error.__cause__, kind)), "odd")
+        answers: Answers = silence(error) or (
+            "another version" if isinstance(error.__cause__, msgspec.DecodeError | RecursionError) else "odd")
         version = _version(socket) if answers == "another version" else ""
         return Running(socket=str(socket), answers=answers, said=error.what, version=version), None
     try:
@@ -43,5 +41,5 @@ def _version(socket: Path) -> str:
     """Return the version of an agent whose status this one does not understand."""
     try:
         return msgspec.json.decode(ask(socket, "/status")[1], type=_Version).version
-    except (AgentError, msgspec.DecodeError):
+    except (AgentError, msgspec.DecodeError, RecursionError):
         return ""

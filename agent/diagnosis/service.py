@@ -17,8 +17,7 @@ from agent.unit import NAME, Unit, ask_unit
 _BOOTED = "run/systemd/system"
 _NODES = ("nvhost*", "nvmap", "nvgpu/*/*", "nvidia*", "video*", "dri/renderD*")
 _ASKED = ("User", "SupplementaryGroups", "DevicePolicy", "DeviceAllow", "PrivateDevices", "ProtectHome", "PrivateTmp",
-          "InaccessiblePaths", "BindPaths", "BindReadOnlyPaths", "LoadCredential", "LoadCredentialEncrypted",
-          "SetCredential")
+          "InaccessiblePaths", "BindPaths", "BindReadOnlyPaths")
 _TIMEOUT_S = 3.0
 _ARGUS = "/tmp/argus_socket"  # noqa: S108 -- where NVIDIA's camera service listens
 _HOMES = ("/home", "/root", "/run/user")
@@ -43,7 +42,7 @@ def gather_service(config: Config | None, file: Path | None, state_dir: Path, ru
     shown = _shown() if unit and unit.installed else {}
     user = (shown.get("User") or ["vedette"])[0] or "vedette"
     who = account(user, " ".join(shown.get("SupplementaryGroups", [])).split())
-    sandbox = sandbox_of(shown) if shown else None
+    sandbox = sandbox_of(shown, _given()) if shown else None
     ended, words = _last_end(state_dir, running)
     return Service(
         systemd=systemd, running=running, version=__version__, unit=unit, last_end=ended, last_words=words,
@@ -65,7 +64,27 @@ def _shown() -> dict[str, list[str]]:
     return found
 
 
-def sandbox_of(shown: dict[str, list[str]]) -> Sandbox:
+def _given() -> tuple[str, ...]:
+    """Return the names of the credentials the unit is given; ``systemctl show`` calls them unprintable."""
+    reply = machine.ask(["systemctl", "cat", NAME], _TIMEOUT_S)
+    return given_credentials(reply.out) if reply is not None and reply.code == 0 else ()
+
+
+def given_credentials(unit: str) -> tuple[str, ...]:
+    """Return the names of the credentials that the text of a unit and its drop-ins loads; an empty value forgets."""
+    names: list[str] = []
+    for line in unit.splitlines():
+        key, equals, value = line.strip().partition("=")
+        if not equals or key not in {"LoadCredential", "LoadCredentialEncrypted"}:
+            continue
+        if not value.strip():
+            names.clear()
+        elif ":" in value:
+            names.append(value.partition(":")[0].strip())
+    return tuple(dict.fromkeys(names))
+
+
+def sandbox_of(shown: dict[str, list[str]], credentials: tuple[str, ...] = ()) -> Sandbox:
     """Return what ``systemctl show`` printed as what the unit allows."""
 
     def one(key: str, default: str) -> str:
@@ -74,14 +93,13 @@ def sandbox_of(shown: dict[str, list[str]]) -> Sandbox:
     words = [value.split() for value in shown.get("DeviceAllow", [])]
     binds = [value.lstrip("-").split(":") for key in ("BindPaths", "BindReadOnlyPaths")
              for line in shown.get(key, []) for value in line.split()]
-    given = [value for key in _ASKED if "Credential" in key for value in shown.get(key, [])]
     return Sandbox(
         device_policy=one("DevicePolicy", "auto"), private_devices=one("PrivateDevices", "no") == "yes",
         devices=tuple((pair[0], pair[1] if len(pair) > 1 else "rwm") for pair in words if pair),
         protect_home=one("ProtectHome", "no"), private_tmp=one("PrivateTmp", "no") != "no",
         inaccessible=tuple(" ".join(shown.get("InaccessiblePaths", [])).split()),
         binds=tuple((bind[0], bind[1] if len(bind) > 1 else bind[0]) for bind in binds),
-        credentials=tuple(dict.fromkeys(name for value in given if (name := value.partition(":")[0].strip()))))
+        credentials=credentials)
 
 
 def _last_end(state_dir: Path, running: Running) -> tuple[str, str]:

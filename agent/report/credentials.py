@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.clock import RecentTrust, Trust, words
-from agent.errors import ConfigError
+from agent.errors import AgentError
 from agent.journal import MessageId, about
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Credentials:
         changed, self._changed, self._doubted = self._changed, False, False
         try:
             fresh = self._open_session()
-        except ConfigError as error:
+        except AgentError as error:
             if self._session is None:
                 self._not_after = None  # of whatever stands there next
                 raise

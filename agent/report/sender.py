@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.clock import Trust
-from agent.errors import ConfigError
+from agent.errors import AgentError
 from agent.report.credentials import Credentials
 from agent.report.sealing import Encoded
 from agent.report.spool import SealedBatch
@@ -56,7 +56,7 @@ class Sender:
             headers["Content-Encoding"] = request.encoding
         try:
             session = self._credentials.session()
-        except ConfigError as error:
+        except AgentError as error:
             return Verdict(Kind.HOLD, error.what), 0
         body = io.BytesIO(request.body)  # its position says how much was sent before a connection broke
         try:

@@ -14,7 +14,7 @@ from agent.status import fetch
 from tests.helpers import arm64_box
 from tests.helpers.wheelhouses import make_wheelhouse, needs_index
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.box, pytest.mark.timeout(1200)]
 
 VENV = "/opt/vedette/current"
 RUN = "/srv/run"

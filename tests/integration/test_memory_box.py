@@ -22,7 +22,7 @@ LARGE, SMALL = "960x640 fp32", "96x64 fp32"
 RESERVE = 4_000_000
 LEAK = 3  # MB a frame, about as many frames a second while two agents run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400),
+pytestmark = [pytest.mark.slow, pytest.mark.box, pytest.mark.timeout(400),
               pytest.mark.skipif(bool(systemd_box.missing()), reason=systemd_box.missing() or "-")]
 
 

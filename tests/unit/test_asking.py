@@ -79,6 +79,8 @@ def answering(path, answer):
     (dict(active_state="activating", sub_state="start"), "starting", "wait"),
     (dict(active_state="activating", sub_state="auto-restart", result="signal"), "restarting", "starts it again by itself"),
     (dict(active_state="deactivating", sub_state="stop-sigterm"), "stopping", "wait"),
+    (dict(active_state="deactivating", sub_state="stop-post", result="watchdog"), "restarting", "starts it again by itself"),
+    (dict(active_state="deactivating", sub_state="stop-post", result="exit-code", exec_status=243), "restarting", "vedette-setup"),
     (dict(), "unheard", "--socket PATH"),
 ])
 @pytest.mark.parametrize("stale", [False, True])
@@ -258,6 +260,30 @@ def test_how_the_last_run_ended(path, tmp_path, left, how, said):
     assert (answer.last_end.how if answer.last_end else None) == how
     assert bool(answer.last_words) == bool(said)
     assert all(part in " ".join(answer.last_words) for part in said)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "giant", "deep"])
+def test_a_status_that_another_user_put_there_is_not_taken(path, tmp_path, kind):
+    left = tmp_path / LAST_STATUS
+    match kind:
+        case "link":
+            (tmp_path / "other").write_bytes(msgspec.json.encode(snapshot([camera("a")], problems=["hidden"])))
+            left.symlink_to(tmp_path / "other")
+        case "pipe":
+            os.mkfifo(left)
+        case "giant":
+            with left.open("wb") as file:
+                file.truncate(1 << 40)
+        case _:
+            left.write_bytes(b'{"x":' + b"[" * 200_000)
+    said, = look(Place(path, state_dir=tmp_path)).last_words
+    assert "cannot be read" in said
+    assert "hidden" not in said
+
+
+def test_an_answer_of_endless_depth_is_no_agents(path):
+    answering(path, b"HTTP/1.0 200 OK\r\n\r\n" + b'{"x":' + b"[" * 200_000)
+    assert look(Place(path)).state == "foreign"
 
 
 def test_the_object_comes_back_from_json(path):

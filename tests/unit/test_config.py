@@ -30,6 +30,17 @@ def test_units_become_numbers(tmp_path):
     assert config.spool.commit_interval == 0.25
 
 
+def test_conf_d_that_may_not_be_looked_at_is_told(tmp_path, monkeypatch):
+    path = write(tmp_path, QUIET)
+    (tmp_path / "conf.d").mkdir()
+
+    def denied(_):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(ConfigError, match=r"conf\.d: cannot be looked at: Permission denied"):
+        load(path)
+
+
 def test_conf_d_is_laid_over_key_by_key_in_order(tmp_path):
     main = write(tmp_path, GOOD + "[engine]\nthreads=1\nmax_batch=2\n")
     write(tmp_path, '[engine]\nthreads=3\n[source.yard]\nurl="csi://0"', "conf.d/20.toml")

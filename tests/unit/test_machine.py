@@ -138,6 +138,28 @@ def test_a_tool_that_hangs_is_given_up_with_all_it_started(tmp_path):
     assert not mark.exists(), "its own child lives on"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can become another user")
+def test_a_command_runs_as_another_user_with_nothing_of_roots():
+    user = machine.User(uid=65534, gid=65533, groups=(65533, 64321), name="somebody", home="/nowhere")
+    said = ("id -u; id -g; id -G; echo $HOME $USER $LOGNAME; "
+            'grep -E "^Cap(Eff|Prm|Inh|Amb)" /proc/self/status | tr -d "0\\t\\n"; cat /etc/shadow')
+    reply = machine.ask(["sh", "-c", said], 5, user)
+    assert reply.out.splitlines()[:4] == ["65534", "65533", "65533 64321", "/nowhere somebody somebody"]
+    assert reply.out.splitlines()[4] == "CapInh:CapPrm:CapEff:CapAmb:"
+    assert "Permission denied" in reply.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can become another user")
+def test_another_users_command_that_hangs_is_ended():
+    user = machine.User(uid=65534, gid=65534, groups=(65534,), name="nobody", home="/")
+    assert machine.ask(["sh", "-c", "echo a; sleep 60"], 0.5, user) == machine.Reply(code=None, out="a\n", err="")
+
+
+def test_a_command_that_says_too_much_is_cut_short(monkeypatch):
+    monkeypatch.setattr(machine, "_MOST_SAID", 10)
+    assert machine.ask(["sh", "-c", "echo 0123456789abc"], 5).out == "0123456789"
+
+
 def test_a_reply_has_the_exit_code_and_both_outputs():
     assert machine.ask(["sh", "-c", "echo a; echo b >&2; exit 3"], 5) == machine.Reply(code=3, out="a\n", err="b\n")
     assert machine.ask(["sh", "-c", "kill -9 $$"], 5) == machine.Reply(code=-9, out="", err="")

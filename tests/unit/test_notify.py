@@ -21,12 +21,12 @@ def test_ready_alive_extend_stopping(systemd):
     heard, path = systemd
     notifier = Notifier({"NOTIFY_SOCKET": path})
     assert notifier.listened
-    notifier.ready("two\nlines ")
+    notifier.ready()
     notifier.alive()
     notifier.extend(1.5)
-    notifier.stopping("bye")
+    notifier.stopping("two\nlines ")
     assert [heard.recv(4096) for _ in range(4)] == [
-        b"READY=1\nSTATUS=two lines", b"WATCHDOG=1", b"EXTEND_TIMEOUT_USEC=1500000", b"STOPPING=1\nSTATUS=bye"]
+        b"READY=1", b"WATCHDOG=1", b"EXTEND_TIMEOUT_USEC=1500000", b"STOPPING=1\nSTATUS=two lines"]
 
 
 def test_an_abstract_socket():
@@ -50,7 +50,7 @@ def test_a_status_is_sent_when_it_is_another_one_and_cut_to_a_line(systemd):
 def test_where_nobody_listens_nothing_is_said():
     notifier = Notifier({})
     assert not notifier.listened
-    notifier.ready("x")
+    notifier.ready()
 
 
 def test_a_socket_that_is_gone_is_told_once_and_ends_nothing(tmp_path, caplog):

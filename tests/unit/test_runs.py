@@ -1,5 +1,7 @@
 """How earlier runs ended, and what that means for the next."""
 
+import os
+
 import msgspec
 import pytest
 
@@ -61,7 +63,7 @@ def test_runs_are_kept_from_one_to_the_next(tmp_path):
     third = Runs(tmp_path, waits=True)
     assert [each.ended for each in third.before] == [STOPPED, "watchdog"]
     fourth = Runs(tmp_path, waits=True)
-    assert (fourth.wait_s, fourth.why) == (2, "2 runs in a row ended badly, the last one: it was killed, or it crashed")
+    assert (fourth.wait_s, fourth.why) == (2, "2 runs in a row ended by themselves, the last one: it was killed, or it crashed")
     assert Runs(tmp_path, waits=False).wait_s == 0
 
 
@@ -94,3 +96,42 @@ def test_a_full_disk_is_no_reason_not_to_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(runs, "write_atomic", full)
     Runs(tmp_path, waits=True).end(STOPPED, "")
     assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize(("words", "kept"), [
+    ("watchdog killed ABRT\n", "watchdog killed ABRT"), ("exit-code exited 70", "exit-code exited 70"), ("success  \n", "success"), ("core-dump", "core-dump"),
+    ("root:$6$salt$hash:19000:0", ""), ("root killed KILL", ""), ("success; rm", ""), ("signal killed \x1b[2J", ""), ("signal killed\nABRT", ""), ("\xff\xfe", ""), ("", ""),
+    ("signal " + "a" * 249, "signal " + "a" * 249), ("signal " + "a" * 250, "")])
+def test_only_systemds_words_count_as_the_last_end(tmp_path, words, kept):
+    (tmp_path / runs.LAST_END).write_bytes(words.encode("latin-1"))
+    assert runs.last_end(tmp_path / runs.LAST_END)[0] == kept
+
+
+@pytest.mark.parametrize("name", [runs.FILE, runs.LAST_END])
+@pytest.mark.parametrize("kind", ["link", "pipe", "giant", "deep"])
+def test_what_another_user_put_there_is_neither_followed_nor_waited_for(tmp_path, name, kind, caplog):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / runs.FILE).write_bytes(msgspec.json.encode([run(1.0, ended="")]))
+    path = tmp_path / "state" / name
+    path.unlink(missing_ok=True)
+    match kind:
+        case "link":  # what it leads to would be taken
+            (tmp_path / "other").write_bytes(b"watchdog killed ABRT" if name == runs.LAST_END else msgspec.json.encode([run(2.0, ended="hidden")]))
+            path.symlink_to(tmp_path / "other")
+        case "pipe":
+            os.mkfifo(path)
+        case "giant":
+            path.write_bytes(b" " * runs.MOST_RUNS + b"[]")
+        case _:
+            path.write_bytes(b"[" * 60_000)
+    found = last_run(tmp_path / "state")
+    assert found is None if name == runs.FILE else found.ended == ""
+    assert [each.ended for each in Runs(tmp_path / "state", waits=True).before] == ([] if name == runs.FILE else ["power"])
+    assert not (tmp_path / "state" / runs.LAST_END).is_symlink()
+
+
+def test_twenty_ends_with_long_words_can_be_read_again(tmp_path):
+    for _ in range(22):
+        Runs(tmp_path, waits=False).end("defect", "\x01é\U0001f600" * 9000)
+    assert (tmp_path / runs.FILE).stat().st_size <= runs.MOST_RUNS
+    assert len(Runs(tmp_path, waits=False).before) == 20

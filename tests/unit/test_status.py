@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -103,7 +104,7 @@ def test_who_asks_is_answered_though_all_places_are_held(served):
 
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(served, tmp_path):
     path, _ = served
-    with pytest.raises(ConfigError, match="another agent listens"):
+    with pytest.raises(AgentError, match="another agent listens"):
         StatusServer(path, snapshot, lambda: True)
     stale = tmp_path / "stale.sock"
     dead = socket.socket(socket.AF_UNIX)
@@ -125,7 +126,7 @@ def test_a_hanging_agents_socket_is_not_stolen(tmp_path):
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(os.fspath(path))
         hanging.listen()
-        with pytest.raises(ConfigError, match="another agent listens"):
+        with pytest.raises(AgentError, match="another agent listens"):
             StatusServer(path, snapshot, lambda: True)
         assert path.is_socket()
 
@@ -182,6 +183,30 @@ def test_who_is_sent_away_asks_again(tmp_path):
         thread.start()
         assert ask(path, "/health/live") == (200, b"yes")
         thread.join(5)
+
+
+@pytest.mark.parametrize(("pause_s", "chunk", "error"), [(0, b"x" * 65536, "no vedette agent: it sends more than 16 MiB"), (0.05, b"x", "does not answer within 0.5 s")])
+def test_an_answer_without_end_is_given_up(tmp_path, pause_s, chunk, error):
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen()
+
+        def serve():
+            client, _ = listener.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+                while True:
+                    client.sendall(chunk)
+                    time.sleep(pause_s)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(AgentError, match=error):
+            ask(path, "/status", timeout_s=0.5 if pause_s else 20)
+        assert time.monotonic() - began < (3 if pause_s else 20)
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_another_schema_is_said(tmp_path):

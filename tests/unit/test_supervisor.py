@@ -29,7 +29,7 @@ def test_the_sensors_are_let_go_of_when_it_ends_before_the_governor_begins(tmp_p
     if when == "before":
         monkeypatch.setattr(module, "PowerMode", fail)
     else:
-        monkeypatch.setattr(module, "Serving", lambda *_: SimpleNamespace(first=fail))
+        monkeypatch.setattr(module, "Serving", lambda *_: SimpleNamespace(first=fail, loading_for_s=lambda: 0.0))
     config = Config(device=Device(state_dir=str(tmp_path)), status=StatusSection(socket=str(tmp_path / "socket")))
     with pytest.raises(EngineError, match="not today"):
         Supervisor(config).run()

@@ -55,6 +55,16 @@ def running(view, stored=None):
     return serving
 
 
+def test_systemd_hears_that_all_is_well_only_while_all_of_these_move(view):
+    def beat(name):
+        return SimpleNamespace(name=name)
+    view.reader.heartbeat = beat("reader-door")
+    view._pipeline = SimpleNamespace(looking=beat("inference"), telling=beat("postprocess"))
+    view.governing = SimpleNamespace(heartbeat=beat("governor"))
+    view._reporting = [beat("spool"), beat("uploader")]
+    assert [each.name for each in view.heartbeats()] == ["inference", "postprocess", "governor", "spool", "uploader", "reader-door"]
+
+
 def test_it_says_since_when_it_is_in_its_state(view):
     first = view.snapshot()
     assert (first.state, first.state_since_s) == ("starting", pytest.approx(first.uptime_s, abs=0.05))

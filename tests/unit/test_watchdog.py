@@ -43,7 +43,8 @@ def test_it_has_started_with_a_result_or_without_a_picture_to_have_one_of(result
 
 def test_the_line():
     assert line(snapshot()) == "running: 1 of 1 sources live, 4.5 frames/s"
-    assert line(snapshot(problems=["it hurts", "more"])) == "running: 1 of 1 sources live, 4.5 frames/s; it hurts"
+    assert line(snapshot(problems=["it hurts", "more"])) == "running: 1 of 1 sources live, 4.5 frames/s, 2 problems: vedette status"
+    assert line(snapshot(source={"state": "down"}, problems=["rtsp://10.0.0.7/x: no"])) == "running: 0 of 1 sources live (door down), 4.5 frames/s, 1 problem: vedette status"
     assert line(msgspec.structs.replace(snapshot(), state="starting", doing="loading")) == "starting: loading"
 
 
@@ -76,7 +77,7 @@ class World:
         return self.shown
 
     # A notifier
-    def ready(self, text):
+    def ready(self):
         self.said.append("ready")
 
     def alive(self):
@@ -177,4 +178,4 @@ def test_the_teller_keeps_the_line_and_the_views_memory_until_it_is_stopped():
     assert it.said[0] == "ready"
     rounds.clear()
     it.dog.tell(Stop())
-    assert it.said.count("running: 1 of 1 sources live, 4.5 frames/s") == 3, "then every five"
+    assert it.said.count("running: 1 of 1 sources live, 4.5 frames/s") == 3, "at once, then every five"

@@ -108,6 +108,14 @@ def socket():
     return Path(tempfile.mkdtemp(prefix="vt-"), "s.sock")
 
 
+@pytest.mark.parametrize(("ends", "code"), [
+    ([], WARNING), (["failed"], WARNING), (["failed", "failed"], CRITICAL), (["stopped", "watchdog", "failed"], CRITICAL), (["failed", "stopped"], WARNING),
+    (["failed", "power"], WARNING)])
+def test_one_that_only_starts_and_ends_is_critical(ends, code):
+    starting = well(state="starting", ready=False, ends=[EndView(at=None, how=how, words=how) for how in ends])
+    assert judge(starting, Limits()).code == code
+
+
 def test_the_command_prints_it_and_returns_its_code(socket, capsys):
     server = StatusServer(socket, lambda: well(spool=OLD), lambda: True)
     thread = threading.Thread(target=server.serve)

@@ -1,9 +1,12 @@
 """The support archive holds what helps, and none of the secrets that were planted wherever one can stand."""
 
+import contextlib
 import json
 import os
+import socket
 import stat
 import tarfile
+import threading
 
 import pytest
 
@@ -162,3 +165,76 @@ def test_a_box_without_anything_still_gives_an_archive(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "CREDENTIALS", tmp_path / "none")
     write_bundle(tmp_path / "out.tar.gz", DOCTOR, None, tmp_path / "none/config.toml", tmp_path / "none")
     assert "No such file" in unpacked(tmp_path / "out.tar.gz")["configuration.json"]
+
+
+class Talking:
+    """An agent at the box's socket that gives the same answer to everybody."""
+
+    def __init__(self, path, body):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(os.fspath(path))
+        self.listener.listen()
+        self.body = body
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                with client:
+                    client.recv(4096)
+                    client.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + self.body)
+
+
+def test_a_running_agents_status_is_scrubbed(box, tmp_path):
+    config, state = box
+    secret = PLANTED["status"]
+    status = {"version": "1", "problems": [f"source door: rtsp://admin:{secret}@cam/1: no connection", f"the camera said {PLANTED['credential']}",
+                                           f"upstream: https://fleet/x?token={secret}"],
+              "sources": [{"name": "door", "url": f"rtsp://u:{secret}@cam/1", "reason": f"password={secret}", "state": "down"}], "page": PLANTED["page"],
+              "upstream": {"headers": {"Authorization": f"Bearer {secret}"}}}
+    agent = Talking(tmp_path / "run/status.sock", json.dumps(status).encode())
+    with contextlib.closing(agent.listener):
+        write_bundle(tmp_path / "out.tar.gz", DOCTOR, load(config), config, state)
+    files = unpacked(tmp_path / "out.tar.gz")
+    assert "status.txt" not in files
+    assert {name for name, planted in PLANTED.items() if planted in files["status.json"]} == set()
+    said = json.loads(files["status.json"])
+    assert said["sources"][0]["state"] == "down"
+    assert "rtsp://***@cam/1: no connection" in said["problems"][0]
+
+
+def test_an_answer_of_endless_depth_does_not_end_the_doctor(box, tmp_path):
+    config, state = box
+    with contextlib.closing(Talking(tmp_path / "run/status.sock", b"[" * 200_000).listener):
+        write_bundle(tmp_path / "out.tar.gz", DOCTOR, load(config), config, state)
+    assert "gives no JSON" in unpacked(tmp_path / "out.tar.gz")["status.txt"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "giant"])
+def test_what_the_services_user_put_there_is_neither_followed_nor_waited_for(box, tmp_path, kind):
+    config, state = box
+    hidden = tmp_path / "shadow"
+    hidden.write_text('"root:Hidden-hash:19000"')
+    for path in (state / "last-end", state / "last-status.json", state / "runs.json", tmp_path / "run/page-token"):
+        path.unlink()
+        match kind:
+            case "link":
+                path.symlink_to(hidden)
+            case "pipe":
+                os.mkfifo(path)
+            case _:
+                with path.open("wb") as file:
+                    file.truncate(1 << 40)
+    write_bundle(tmp_path / "out.tar.gz", DOCTOR, load(config), config, state)
+    files = unpacked(tmp_path / "out.tar.gz")
+    assert not {"last-end.txt", "last-status.json", "runs.json"} & set(files)
+    assert "Hidden-hash" not in "\n".join(files.values())
+    assert "engine centerface is ready" in files["journal.txt"]
+
+
+def test_a_last_end_that_is_not_systemds_is_left_out(box, tmp_path):
+    config, state = box
+    (state / "last-end").write_text("root:Hidden-hash:19000")
+    write_bundle(tmp_path / "out.tar.gz", DOCTOR, load(config), config, state)
+    assert "last-end.txt" not in unpacked(tmp_path / "out.tar.gz")

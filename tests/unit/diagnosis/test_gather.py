@@ -256,13 +256,13 @@ def test_a_state_directory_that_is_a_file(tmp_path):
     assert gathering._state_directory(tmp_path / "to/be/made").fault is None
 
 
-def test_an_unusable_configuration_and_an_unknown_recipe(tmp_path):
+def test_an_unusable_configuration_and_an_unknown_recipe(tmp_path, ask):
     error = ConfigError("c.toml: [engine] nme: unknown key", "remove it")
-    wanted = gathering._wanted(error, tmp_path / "c.toml", tmp_path)
+    wanted = gathering._wanted(error, tmp_path / "c.toml", tmp_path, ask)
     assert (wanted.fault, wanted.remedy, wanted.recipe, wanted.unsure) == (error.what, error.remedy, "", False)
     error.__cause__ = PermissionError()
-    assert gathering._wanted(error, tmp_path / "c.toml", tmp_path).unsure
+    assert gathering._wanted(error, tmp_path / "c.toml", tmp_path, ask).unsure
     config = Config(engine=EngineSection(recipe="nobody"))
-    wanted = gathering._wanted(config, None, tmp_path)
+    wanted = gathering._wanted(config, None, tmp_path, ask)
     assert "nobody" in wanted.fault
     assert wanted.recipe == "nobody"

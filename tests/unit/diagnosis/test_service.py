@@ -13,7 +13,7 @@ from agent import unit as units
 from agent.config import Config, EngineSection, SourceSection, UpstreamSection
 from agent.diagnosis.accounts import access, account
 from agent.diagnosis.running import ask_agent
-from agent.diagnosis.service import gather_service, hidden_by, sandbox_of
+from agent.diagnosis.service import gather_service, given_credentials, hidden_by, sandbox_of
 from agent.diagnosis.service_facts import Account, Running, Sandbox
 from agent.runs import STOPPED, Run
 from tests.unit.test_status import snapshot
@@ -37,6 +37,7 @@ DeviceAllow=/dev/nvmap rwm
 PrivateDevices=no
 ProtectHome=yes
 PrivateTmp=yes
+LoadCredential=[unprintable]
 LoadCredential=token:/etc/vedette/credentials/token
 LoadCredential=cam:/etc/vedette/credentials/cam
 """
@@ -80,6 +81,13 @@ def test_unit_and_sandbox_are_read_from_systemd(systemd, tmp_path):
         "configuration": ("", False), "device.state_dir": ("PrivateTmp=yes" if str(tmp_path).startswith("/tmp") else "", True), "engine.recipes": ("", False),
         "upstream.ca_file": ("", False), "source.clip.url": ("ProtectHome=yes", False), "source.cam.url": ("", True), "source.csi.url": ("PrivateTmp=yes", True)}
     assert {one.key: one.loaded for one in found.secrets} == {"upstream.token": False, "source.cam.password": True}
+
+
+def test_credentials_stand_in_the_units_text_alone():
+    """systemd 252 prints ``LoadCredential=[unprintable]`` when asked to show them."""
+    assert given_credentials("[Service]\nLoadCredential=a:/x\nSetCredential=a:\\n\n LoadCredentialEncrypted=b:/y\nLoadCredential=a:/x\n#LoadCredential=c:/z\n") == ("a", "b")
+    assert given_credentials("LoadCredential=a:/x\nLoadCredential=\nLoadCredential=b:/x") == ("b",)
+    assert given_credentials("LoadCredential=[unprintable]") == ()
 
 
 def test_a_unit_that_is_not_there_and_a_systemd_that_fails(systemd, tmp_path):
