@@ -34,7 +34,7 @@ class Notifier:
 
     def ready(self) -> None:
         """Say that the service has started."""
-        self._send("READY=1")
+        self._send("READY=1", "STATUS=ready")
 
     def alive(self) -> None:
         """Say that everything goes forward."""

@@ -18,7 +18,7 @@ _BOOTED = "run/systemd/system"
 _NODES = ("nvhost*", "nvmap", "nvgpu/*/*", "nvidia*", "video*", "dri/renderD*")
 _ASKED = ("User", "SupplementaryGroups", "DevicePolicy", "DeviceAllow", "PrivateDevices", "ProtectHome", "PrivateTmp",
           "InaccessiblePaths", "BindPaths", "BindReadOnlyPaths")
-_TIMEOUT_S = 3.0
+_TIMEOUT_S = 10.0  # a box that swaps or builds is slow, and nobody waits for this but a person
 _ARGUS = "/tmp/argus_socket"  # noqa: S108 -- where NVIDIA's camera service listens
 _HOMES = ("/home", "/root", "/run/user")
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 -- those that PrivateTmp hides
@@ -38,7 +38,7 @@ def gather_service(config: Config | None, file: Path | None, state_dir: Path, ru
         root: What stands for ``/`` where device nodes are looked for.
     """
     systemd = (root / _BOOTED).is_dir()
-    unit = ask_unit() if systemd else None
+    unit = ask_unit(timeout_s=_TIMEOUT_S) if systemd else None
     shown = _shown() if unit and unit.installed else {}
     user = (shown.get("User") or ["vedette"])[0] or "vedette"
     who = account(user, " ".join(shown.get("SupplementaryGroups", [])).split())

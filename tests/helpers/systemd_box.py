@@ -204,6 +204,27 @@ def _writes(files: dict[str, Path]) -> Iterator[str]:
     yield from (f'write "{source}" "{name}"' for name, source in sorted(files.items()))
 
 
+# `vedette doctor` without the libraries, each of which costs an emulated machine ten seconds: rows that are not ok, and
+# those of the service.
+DOCTOR = """
+import sys
+from agent.cli.options import load_or_default
+from agent.config import DEFAULT_PATH
+from agent.diagnosis import checks, gather
+from agent.errors import ConfigError
+gather._Asker.package = lambda self, module, probe, kind: kind(module=module, fault="not looked at")
+try:
+    config = load_or_default(None)
+except ConfigError as error:
+    config = error
+for section in checks.checks(gather.gather(config, DEFAULT_PATH)):
+    for row in section.rows:
+        if section.name in {"configuration", "sources", "upstream", "service", "sandbox"} and (
+                row.verdict != "ok" or row.name in {"service", "status socket"}):
+            print(row.verdict, f"{row.name}: {row.found}", f"[{row.remedy}]" if row.remedy else "")
+"""
+
+
 class Service:
     """The installed service of a box: `vedette.service`, asked as an operator asks it."""
 
@@ -228,15 +249,24 @@ class Service:
         said = self.box.run("curl", "-s", "-m", "10", "--unix-socket", "/run/vedette/status.sock", "http://agent/status", check=False)
         return json.loads(said) if said.startswith("{") else None
 
+    def told(self, when: str, *, doctor: bool = False) -> str:
+        """Print and return what `vedette status` and `status --check` say, and the rows of `vedette doctor` about it."""
+        script = "vedette status 2>&1 | head -n 24; echo; vedette status --check 2>&1; echo rc=$?"
+        if doctor:
+            script += "; echo; PYTHONDONTWRITEBYTECODE=1 /opt/vedette/current/bin/python - 2>&1"
+        said = self.box.run("sh", "-c", script, give=DOCTOR.encode() if doctor else b"", check=False)
+        print(f"--- {when}\n{said}")
+        return said
+
     def journal(self, since: str = "", output: str = "cat") -> str:
-        """Return its part of the journal, since a cursor of :meth:`now`."""
-        after = [f"--after-cursor={since}"] if since else []
+        """Return its part of the journal, since a moment of :meth:`now`."""
+        # Not by a cursor: across several journal files journalctl skips lines behind it.
+        after = [f"--since=@{since}"] if since else []
         return self.box.run("journalctl", "--no-pager", "-o", output, "-u", "vedette.service", *after)
 
     def now(self) -> str:
-        """Return the journal's cursor of now."""
-        said = self.box.run("journalctl", "--no-pager", "-n", "0", "--show-cursor")
-        return said.split("cursor: ", 1)[1].strip()
+        """Return the box's time in seconds since the epoch."""
+        return self.box.run("date", "+%s").strip()
 
     def until(self, condition, timeout_s: float, what: str):
         """Wait until condition() holds and return what it returned; fail with the journal's end when it does not."""

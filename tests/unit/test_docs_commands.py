@@ -62,3 +62,8 @@ def test_every_way_a_run_can_end_is_explained():
     ways = set(runs._RESULTS) - {"core-dump", "resources"} | {"power", "stopped", "failed", "defect", "signal"}
     for way in ways:
         assert f"`{way}`" in table, way
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_no_placeholder_is_left(page):
+    assert not re.search(r"@[A-Z]+@", page.read_text("utf-8"))

@@ -26,7 +26,7 @@ def test_ready_alive_extend_stopping(systemd):
     notifier.extend(1.5)
     notifier.stopping("two\nlines ")
     assert [heard.recv(4096) for _ in range(4)] == [
-        b"READY=1", b"WATCHDOG=1", b"EXTEND_TIMEOUT_USEC=1500000", b"STOPPING=1\nSTATUS=two lines"]
+        b"READY=1\nSTATUS=ready", b"WATCHDOG=1", b"EXTEND_TIMEOUT_USEC=1500000", b"STOPPING=1\nSTATUS=two lines"]
 
 
 def test_an_abstract_socket():
