@@ -34,7 +34,8 @@ class Notifier:
 
     def ready(self) -> None:
         """Say that the service has started."""
-        self._send("READY=1", "STATUS=ready")
+        self._said = "ready"
+        self._send("READY=1", _status(self._said))
 
     def alive(self) -> None:
         """Say that everything goes forward."""

@@ -152,7 +152,7 @@ def test_a_state_directory_on_a_read_only_mount_is_named(tmp_path, carphone):
         pytest.skip(f"needs to mount a tmpfs: {mounted.stderr.strip()}")
     try:
         config = write_config(tmp_path, source("car", carphone.as_uri()), state=place)
-        check_message(vedette("run", "-c", str(config)), 78, str(place), "Read-only file system", "state_dir")
+        check_message(vedette("run", "-c", str(config)), 2, str(place), "Read-only file system", "state directory", "tried again")
     finally:
         subprocess.run(["umount", str(place)], check=True)
 

@@ -43,8 +43,12 @@ def test_a_status_is_sent_when_it_is_another_one_and_cut_to_a_line(systemd):
     notifier.status("a")
     notifier.status("a")
     notifier.status("b" * 1000)
+    notifier.ready()
+    notifier.status("b" * 1000)
     assert heard.recv(4096) == b"STATUS=a"
     assert heard.recv(4096).decode() == "STATUS=" + "b" * 299 + "…"
+    assert heard.recv(4096) == b"READY=1\nSTATUS=ready"
+    assert heard.recv(4096).decode() == "STATUS=" + "b" * 299 + "…", "systemd shows another line meanwhile"
 
 
 def test_where_nobody_listens_nothing_is_said():

@@ -217,6 +217,7 @@ class InferenceSession:
     assert "SIGILL" in found.providers["BadExecutionProvider"]
 
 
+@pytest.mark.slow
 def test_a_machine_with_a_device_tries_tensorrt_only_with_memory_to_spare(library, fake_cuda, tmp_path, monkeypatch):
     library("tensorrt", TENSORRT)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(fake_cuda))
