@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHON VENV
 
-.PHONY: demo test test-all matrix lint docs bench clean
+.PHONY: demo test test-all test-boxes matrix lint docs bench clean
 
 demo: $(VENV)/.ready-cpu,build,fleet
 	$(BIN)/vedette demo
@@ -20,6 +20,12 @@ test-all: lint test
 	deploy/dev/setup packages all
 	deploy/dev/slow
 	deploy/dev/matrix
+
+# All that runs in emulated machines, also what is too long for `make test-all`: installing, upgrading and rolling back by
+# script on a real systemd.
+test-boxes: $(VENV)/.ready-dev
+	deploy/dev/setup packages all
+	$(BIN)/pytest -m box --durations=20
 
 matrix: $(VENV)/.ready-dev
 	deploy/dev/matrix
