@@ -19,7 +19,6 @@ test: $(VENV)/.ready-dev
 test-all: lint test
 	deploy/dev/setup packages all
 	deploy/dev/slow
-	deploy/dev/matrix
 
 # All that runs in emulated machines, also what is too long for `make test-all`: installing, upgrading and rolling back by
 # script on a real systemd.
