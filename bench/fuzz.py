@@ -2,9 +2,7 @@
 
 import datetime as dt
 import json
-import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from agent.errors import AgentError
 from agent.status import fetch
 from bench.media import carphone
 from bench.row import Row
+from bench.running import closed_port, cpu_s, wait_for_result, write_config
 
 _SETTLE_S = 6.0
 _ASK_EVERY_S = 0.5
@@ -25,28 +24,22 @@ def run(quick: bool) -> list[Row]:
     """Measure and return the rows; quiet and attacked spans take turns in one run, so that drifts fall on both."""
     span_s, turns = (10.0, 2) if quick else (30.0, 4)
     with tempfile.TemporaryDirectory() as folder:
-        config, port = Path(folder, "config.toml"), _free_port()
-        config.write_text(f"""
-[device]
-state_dir = "{folder}/state"
-runtime_dir = "{folder}"
-[engine]
-recipe = "centerface"
-threads = 1
+        port = closed_port()
+        config = write_config(Path(folder), f"""
 [source.clip]
 url = "{carphone().as_uri()}?loop=1&pace=realtime"
 [status]
 listen = "127.0.0.1:{port}"
-""", "utf-8")
+""")
         agent = subprocess.Popen([sys.executable, "-m", "agent", "run", "-c", str(config)], stderr=subprocess.DEVNULL)
         try:
-            _wait_for_result(agent, Path(folder, "status.sock"), config)
+            wait_for_result(agent, Path(folder, "status.sock"), config)
             time.sleep(_SETTLE_S)
             spans: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
             spent: dict[bool, list[float]] = {False: [], True: []}
             answers, made = [], 0
             for turn in range(2 * turns):
-                began, cpu_s = time.time(), _cpu_s(agent.pid)
+                began, spent_s = time.time(), cpu_s(agent.pid)
                 if turn % 2:
                     asked, connections = _attacked(Path(folder, "status.sock"), port, span_s)
                     answers += asked
@@ -54,7 +47,7 @@ listen = "127.0.0.1:{port}"
                 else:
                     time.sleep(span_s)
                 spans[bool(turn % 2)].append((began, time.time()))
-                spent[bool(turn % 2)].append((_cpu_s(agent.pid) - cpu_s) / (time.time() - began))
+                spent[bool(turn % 2)].append((cpu_s(agent.pid) - spent_s) / (time.time() - began))
         finally:
             agent.send_signal(signal.SIGTERM)
             agent.wait()
@@ -110,26 +103,3 @@ def _latencies(config: Path) -> list[tuple[float, float]]:
 
 def _timestamp(written: str) -> float:
     return dt.datetime.fromisoformat(written.replace("Z", "+00:00")).timestamp()
-
-
-def _wait_for_result(agent: "subprocess.Popen[bytes]", path: Path, config: Path) -> None:
-    while True:
-        time.sleep(0.1)
-        if agent.poll() is not None:
-            raise AgentError(f"the agent ended with {agent.returncode}", f"run: vedette run -c {config}")
-        try:
-            if fetch(path).first_result_s is not None:
-                return
-        except AgentError:
-            continue
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

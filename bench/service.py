@@ -18,9 +18,9 @@ from pathlib import Path
 from agent.errors import AgentError
 from bench.media import carphone, receiving
 from bench.row import Row
+from bench.running import answer_s, closed_port, cpu_s, write_config
 from bench.start import peak_mb
 
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _RESTART_S = 0.5  # RestartSec= of systemd/vedette.service
 
 
@@ -29,7 +29,7 @@ def run(quick: bool) -> list[Row]:
     times, idle_s = (2, 10.0) if quick else (5, 60.0)
     with tempfile.TemporaryDirectory() as folder, receiving(Path(folder, "up")) as upstream:
         clip = f'[source.clip]\nurl = "{carphone().as_uri()}?loop=1&pace=realtime"\n'
-        config = _config(Path(folder), clip + upstream)
+        config = write_config(Path(folder), clip + upstream)
         with _service(config, Path(folder)):
             pass  # the first start fetches and prepares; it is not measured
         restarts, answers, peaks = [], [], []
@@ -38,12 +38,12 @@ def run(quick: bool) -> list[Row]:
             with _service(config, Path(folder)) as (agent, ready_at):
                 restarts.append(ready_at - began)
                 time.sleep(4)
-                answers.append(_answer(Path(folder)))
+                answers.append(answer_s(Path(folder, "status.sock")))
                 peaks.append(peak_mb(agent.pid))
                 agent.kill()
-        dead = _config(Path(folder), f'[source.door]\nurl = "rtsp://127.0.0.1:{_closed_port()}/x"\n')
+        dead = write_config(Path(folder), f'[source.door]\nurl = "rtsp://127.0.0.1:{closed_port()}/x"\n')
         unplugged = _idle(dead, Path(folder), idle_s)
-        still = _config(Path(folder), clip + '[budget]\nrate = "1fps"\n')
+        still = write_config(Path(folder), clip + '[budget]\nrate = "1fps"\n')
         slow = _idle(still, Path(folder), idle_s)
     return [
         Row(f"SIGKILL to READY, with systemd's {_RESTART_S} s before the start, s",
@@ -88,38 +88,6 @@ def _idle(config: Path, folder: Path, seconds: float) -> float:
     """Return the processor time the agent takes, percent of a core."""
     with _service(config, folder) as (agent, _):
         time.sleep(5)
-        before, began = _spent_s(agent.pid), time.monotonic()
+        before, began = cpu_s(agent.pid), time.monotonic()
         time.sleep(seconds)
-        return 100 * (_spent_s(agent.pid) - before) / (time.monotonic() - began)
-
-
-def _spent_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
-
-
-def _answer(folder: Path) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "agent", "status", "--json", "--socket", str(folder / "status.sock")],
-                   stdout=subprocess.DEVNULL, check=False)
-    return time.perf_counter() - began
-
-
-def _config(folder: Path, rest: str) -> Path:
-    config = folder / "config.toml"
-    config.write_text(f"""
-[device]
-state_dir = "{folder}/state"
-runtime_dir = "{folder}"
-[engine]
-recipe = "centerface"
-threads = 1
-{rest}
-""", "utf-8")
-    return config
-
-
-def _closed_port() -> int:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        return int(nobody.getsockname()[1])
+        return 100 * (cpu_s(agent.pid) - before) / (time.monotonic() - began)

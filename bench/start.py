@@ -14,6 +14,7 @@ from agent.snapshot import Snapshot
 from agent.status import fetch
 from bench.media import bunny, carphone, receiving
 from bench.row import Row
+from bench.running import answer_s, wait_for_result, write_config
 
 
 def run(quick: bool) -> list[Row]:
@@ -22,21 +23,13 @@ def run(quick: bool) -> list[Row]:
     rows = [Row("interpreter start (python -c pass), s", _median(times, [sys.executable, "-c", "pass"]))]
     with tempfile.TemporaryDirectory() as folder, receiving(Path(folder, "up")) as upstream:
         for size in (320, 640):
-            config = Path(folder, f"{size}.toml")
-            config.write_text(f"""
-[device]
-state_dir = "{folder}/state"
-runtime_dir = "{folder}"
-[engine]
-recipe = "centerface"
-size = [{size}, {size}]
-threads = 1
+            config = write_config(Path(folder), f"""size = [{size}, {size}]
 [source.clip]
 url = "{carphone().as_uri()}?loop=1&pace=realtime"
 [source.street]
 url = "{bunny().as_uri()}?loop=1&pace=realtime"
 {upstream}
-""", "utf-8")
+""", str(size))
             _agent(config, Path(folder), 0.0)  # the first start fetches and prepares; it is not measured
             firsts, peaks, answers = [], [], []
             for _ in range(times):
@@ -58,20 +51,9 @@ def _agent(config: Path, folder: Path, seconds: float) -> tuple[Snapshot, float,
     agent = subprocess.Popen([sys.executable, "-m", "agent", "run", "-c", str(config)], stderr=subprocess.DEVNULL)
     socket = folder / "status.sock"
     try:
-        while True:
-            time.sleep(0.05)
-            if agent.poll() is not None:
-                raise AgentError(f"the agent ended with {agent.returncode}", f"run: vedette run -c {config}")
-            try:
-                if fetch(socket).first_result_s is not None:
-                    break
-            except AgentError:
-                continue
+        wait_for_result(agent, socket, config)
         time.sleep(seconds)
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "agent", "status", "--json", "--socket", str(socket)],
-                       stdout=subprocess.DEVNULL, check=False)
-        answer = time.perf_counter() - began
+        answer = answer_s(socket)
         return fetch(socket), peak_mb(agent.pid), answer
     finally:
         agent.send_signal(signal.SIGTERM)

@@ -118,13 +118,16 @@ def test_with_it_each_line_has_its_fields(logger, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError("no journal"), ValueError("d"), TypeError("x")])
 def test_a_journal_that_is_away_ends_nothing(logger, monkeypatch, error):
-    heard = journal_stream(monkeypatch)
+    heard, tried = journal_stream(monkeypatch), []
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
-    def away(*_, **__):
+    def away(message, **_):
+        tried.append(message)
         raise error
     monkeypatch.setitem(sys.modules, "systemd.journal", SimpleNamespace(send=away))
     set_up("info")
     logging.getLogger("agent.x").warning("words")
+    logging.getLogger("agent.x").warning("more")
+    assert tried == ["words", "more"], "the next line is tried again"
     sys.stderr.close()
     heard.close()
