@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import signal
+
 import hypothesis
 
 from tests.helpers import fault_table
@@ -7,6 +9,10 @@ from tests.helpers import fault_table
 # Machines are shared, and some tests run side by side: how long one example takes says nothing.
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
+
+# A shell that starts these tests in the background (`pytest … &`, as deploy/dev/matrix does) has them ignore Ctrl-C, and
+# their children would inherit that: a test that sends SIGINT would wait for a process that rightly does not listen.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):
