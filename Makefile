@@ -1,7 +1,9 @@
 # Two commands set a fresh machine up by themselves: `make demo` and `make test`.
 # PYTHON=python3.11 chooses the interpreter (3.10 to 3.12), VENV=path the environment.
+# JOBS: that many test processes side by side; more than cores, for many tests wait. A file's tests stay together.
 PYTHON ?=
 VENV ?= .venv
+JOBS ?= 3
 BIN := $(VENV)/bin
 export PYTHON VENV
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.ready-cpu,build,fleet
 # Everything that is quick: pure parts, real files, real sockets, a real RTSP camera where its bench is present.
 test: $(VENV)/.ready-dev
 	deploy/dev/setup packages
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 # Everything, and the quick part again on each other Python (3.10 to 3.12) that is present.
 test-all: lint test

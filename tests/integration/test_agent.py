@@ -123,6 +123,7 @@ def test_an_upstream_that_was_away_gets_everything(tmp_path, fresh_state, carpho
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_demo_twice_the_second_time_without_a_network(tmp_path):
     out = tmp_path / "out"
     first = subprocess.run([sys.executable, "-m", "agent", "demo", "--out", str(out)], capture_output=True, text=True, check=False)

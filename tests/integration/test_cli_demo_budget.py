@@ -15,7 +15,7 @@ import pytest
 from agent.config import load
 from tests.helpers import media
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.helpers import media
 from tests.helpers.agent import Agent, source, source_named, upstream, write_config
 from tests.helpers.rtsp import RtspCamera, free_port, need_rtsp
 
-pytestmark = [pytest.mark.rtsp, pytest.mark.slow]
+pytestmark = [pytest.mark.rtsp, pytest.mark.slow, pytest.mark.alone]
 CLIPS = ("car", "street")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers import jtop_lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.skipif(bool(jtop_lab.missing()), reason=jtop_lab.missing() or "-")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(60), pytest.mark.skipif(bool(jtop_lab.missing()), reason=jtop_lab.missing() or "-")]
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.agent import Agent, source, write_config
 from tests.unit.page.test_address import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 _ATTACK_S = 20
 _PLACES = 8 + 16
 

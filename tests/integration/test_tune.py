@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIG, SMALL = "128x96 fp32", "96x64 fp32"
 STEPS = [(tier, paced) for tier in (BIG, SMALL) for paced in (False, True)]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 class Box(Marked):
