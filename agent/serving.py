@@ -15,7 +15,7 @@ from pathlib import Path
 from agent import assembly, points_file, tiers
 from agent.building.child import Report
 from agent.building.identity import Parts
-from agent.building.prepare import prepare
+from agent.building.prepare import in_words, prepare
 from agent.building.recipe import Recipe
 from agent.building.store import FAILED_SERVING, Store, Stored
 from agent.config import Config
@@ -92,7 +92,9 @@ class Serving:
             AgentError: there is none, and why.
         """
         self._store.sweep()
-        prepared = prepare(self._recipe, size=self.size, state_dir=self._state_dir, stage=self._say)
+        prepared = prepare(self._recipe, size=self.size, state_dir=self._state_dir, stage=self._say,
+                           progress=in_words(self._say))
+        self._say(f"loading {self._recipe.name}")
         self._plan = plan = plan_for(self._config, self._recipe, prepared)
         if why := plan.cannot_run:
             raise EngineError(f"[engine] runtime = {plan.runtime!r} cannot run: {why}",
@@ -187,8 +189,10 @@ class Serving:
         if found := self._from_store(quick, "quick"):
             return found
         self._say(f"building a quick engine for {self._recipe.name}")
-        tuning = Tuner(plan=self._room.for_build(quick), state_dir=self._state_dir, cancel=self._cancel).run(
-            quick.quick_forms)
+        tuning = Tuner(
+            plan=self._room.for_build(quick), state_dir=self._state_dir, cancel=self._cancel,
+            report=lambda phase, *_: self._say(f"building a quick engine for {self._recipe.name}: {phase}"),
+        ).run(quick.quick_forms)
         if found := self._from_store(quick, "quick"):
             return found
         raise EngineError(f"no engine for {self._recipe.name} may serve: " + "; ".join(

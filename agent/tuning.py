@@ -129,11 +129,10 @@ class Tuner:
 
         def wait() -> None:  # for another process that tunes this recipe; it may take an hour
             self._waited = True
-            self.report("waits for another build", 0, None)
             if self.cancel.is_set():
                 raise ModelError("cancelled", "")
 
-        with alone_in(folder.parent, wait):
+        with alone_in(folder.parent, wait, lambda words: self.report(words, 0, None)):
             folder.mkdir(exist_ok=True)
             for scrap in folder.parent.glob(".work-*"):
                 shutil.rmtree(scrap, ignore_errors=True)

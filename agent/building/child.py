@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import msgspec
 
+from agent.building.lock import beat
 from agent.errors import ModelError
 
 Report = Callable[[str, int, int | None], None]
@@ -147,6 +148,7 @@ class _Watched:
         return None
 
     def _check(self) -> None:
+        beat()
         now, limits = time.monotonic(), self._limits
         if self._term_at is not None:
             if now > self._term_at + _GRACE_S:

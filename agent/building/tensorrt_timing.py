@@ -3,7 +3,6 @@
 A cache saves time and never decides whether a build succeeds: whatever is wrong with it becomes a warning.
 """
 
-import fcntl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.atomic import write_atomic
+from agent.building.lock import alone_in
 from agent.building.tensorrt_bindings import Log
+from agent.errors import ModelError
 
 
 @contextmanager
@@ -42,12 +43,12 @@ def timing_cache(config: Any, name: str | None, log: Log, complaints: list[str])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_name(f".{path.name}.lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with alone_in(path.parent):
                 _add(config, path, log, complaints)
         except OSError as error:
             complaints.append(f"timing cache {path}: cannot be written: {error.strerror}")
+        except ModelError as error:
+            complaints.append(f"timing cache {path}: {error.what}")
 
 
 def _add(config: Any, path: Path, log: Log, complaints: list[str]) -> None:

@@ -1,10 +1,14 @@
 """Downloads against a real TLS server that cuts, lies and refuses, and from the real package index; real children."""
 
 import hashlib
+import os
+import socket
 import ssl
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +16,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from agent.building import fetch as fetching
+from agent.building import pip_download
 from agent.building.fetch import fetch
 from agent.building.prepare import prepare
 from agent.building.recipe import find_recipe
@@ -36,6 +42,9 @@ class Server:
     ranges: bool = True
     content_range: str | None = None
     redirect: str = ""
+    trickle: tuple[int, float] | None = None  # bytes at a time, and the seconds between two times
+    silent: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
     asked: list[str | None] = field(default_factory=list)  # the Range header of each request
 
     def fetch(self, folder: Path, path: str = "/m.onnx", sha256: str = SHA, **settings) -> Path:
@@ -60,6 +69,9 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            if server.silent:
+                server.over.wait(30)
+                return
             status = server.statuses.pop(0) if server.statuses else 200
             start = int(asked[6:-1]) if asked and server.ranges else 0
             if status == 200 and start >= len(server.body):
@@ -76,7 +88,13 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(server.body) - start))
             self.end_headers()
             body = server.body[start:]
-            self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+            with suppress(OSError):
+                step, pause_s = server.trickle or (len(body), 0)
+                body = body[: server.cuts.pop(0)] if server.cuts else body
+                while body and not server.over.is_set():
+                    self.wfile.write(body[:step])
+                    body = body[step:]
+                    server.over.wait(pause_s)
 
     return Handler
 
@@ -94,6 +112,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield behaviour
+    behaviour.over.set()
     listener.shutdown()
     listener.server_close()
     thread.join()
@@ -227,6 +246,41 @@ def test_two_at_once_download_once(server, tmp_path):
     assert len(paths) == 4
     assert len(set(paths)) == 1
     assert server.asked == [None]
+
+
+@pytest.mark.parametrize("trickle", [None, (1, 0.05)])
+def test_a_server_that_says_nothing_or_next_to_nothing_is_given_up(trickle, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "_ATTEMPT_S", 0.4)
+    server.silent, server.trickle = trickle is None, trickle
+    began = time.monotonic()
+    with pytest.raises(ModelError, match="too slow: 0 new bytes in 0 s") as caught:
+        server.fetch(tmp_path)
+    assert caught.value.remedy
+    assert len(server.asked) == 4
+    assert time.monotonic() - began < 8
+
+
+def test_a_slow_server_that_goes_on_is_waited_for_over_many_attempts(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "_ATTEMPT_S", 0.4)
+    server.trickle = (1 << 15, 0.1)
+    assert server.fetch(tmp_path).read_bytes() == BODY
+    assert len(server.asked) > 4
+    assert all(asked for asked in server.asked[1:])
+
+
+def test_an_index_that_never_answers_ends_pip_in_time_and_who_waits_sees_it_work(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{index.getsockname()[1]}/simple")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setattr(pip_download, "_TIMEOUT_S", 4)
+        beats = []
+        monkeypatch.setattr(pip_download, "beat", lambda: beats.append(1))
+        began = time.monotonic()
+        with pytest.raises(ModelError, match="not done after 4 s") as caught:
+            fetch("pypi:net==1.0#net/m.onnx", SHA, tmp_path)
+        assert caught.value.remedy
+        assert time.monotonic() - began < 12
+        assert len(beats) >= 2
 
 
 @pytest.fixture

@@ -220,13 +220,23 @@ def orin(box, monkeypatch):
     return SimpleNamespace(loaded=loaded, engine={"runtime": "tensorrt"})
 
 
+def test_how_far_the_quick_engine_is_and_whom_it_waits_for_is_said(box, orin, tuner):
+    def work(plan, report):
+        report("waiting for process 7, which works in built", 0, None)
+        box.store_engine(b"plan", FP16, quick=True, **orin.engine)
+        return box.report(plan, FP16)
+    tuner.work = work
+    box.serving(**orin.engine).first()
+    assert box.said[-1] == "building a quick engine for small: waiting for process 7, which works in built"
+
+
 def test_on_a_gpu_the_first_start_builds_a_quick_engine_and_the_next_one_finds_it(box, orin, tuner):
     tuner.work = lambda plan, report: box.store_engine(b"plan", FP16, quick=True, **orin.engine) and box.report(plan, FP16)
     served = box.serving(**orin.engine).first()
     assert (served.tier, served.stored.card.form) == ("quick", FP16)
     (plan, forms), = tuner.plans
     assert (plan.level, forms) == (0, (FP16, FP32))
-    assert box.said == ["building a quick engine for small"]
+    assert box.said == ["loading small", "building a quick engine for small"]
     served = box.serving(**orin.engine).first()
     assert (served.tier, len(tuner.plans)) == ("quick", 1)
     assert box.serving(**orin.engine)._wanted(box.plan(**orin.engine), served), "auto: the better one is built beside the loop"

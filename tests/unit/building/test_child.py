@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.building import child as module
+from agent.building import lock
 from agent.building.child import Death, Limits, Refusal, run_child
 from tests.helpers.scripted_child import Do, Done
 
@@ -41,6 +42,14 @@ def test_progress_arrives_in_order_before_the_answer():
 
 def test_what_libraries_print_is_no_answer():
     assert run("print") == Done(what="print")
+
+
+def test_while_a_child_works_who_waits_for_our_lock_sees_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_BEAT_S", 0)
+    with lock.alone_in(tmp_path):
+        os.utime(tmp_path / ".lock", (0, 0))
+        run("hang", wall_s=0.5)
+        assert (tmp_path / ".lock").stat().st_mtime > 0
 
 
 def test_a_refusal_is_an_answer():

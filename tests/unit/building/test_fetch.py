@@ -47,7 +47,7 @@ class Pip:
         self.name, self.archive, self.stderr, self.returncode = name, archive, stderr, returncode
         self.commands: list[list[str]] = []
 
-    def __call__(self, command, **_):
+    def __call__(self, command, _folder):
         self.commands.append(command)
         assert command[command.index("--dest") + 1].startswith("/")
         if self.returncode:
@@ -57,7 +57,7 @@ class Pip:
 
 
 def use(monkeypatch, pip: Pip) -> Pip:
-    monkeypatch.setattr(module.subprocess, "run", pip)
+    monkeypatch.setattr(module, "_run", pip)
     return pip
 
 

@@ -1,11 +1,13 @@
 import dataclasses
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.building import lock
 from agent.building import prepare as module
 from agent.building.child import Death, Refusal
 from agent.building.prepare import Job, Outcome, prepare, prepared_models
@@ -186,3 +188,20 @@ def test_a_state_directory_that_cannot_be_made_is_named(child, mine, tmp_path):
     with pytest.raises(ModelError, match="cannot be written") as caught:
         prepare(mine, state_dir=tmp_path / "state")
     assert "--state-dir" in caught.value.remedy
+
+
+def test_another_that_prepares_and_hangs_is_named_and_given_up(mine, child, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.3)
+    said, folder = [], tmp_path / "state/engines/door"
+    with lock.alone_in(folder), pytest.raises(ModelError, match="no sign of work"):
+        prepare(mine, state_dir=tmp_path / "state", stage=said.append)
+    assert said == [f"waiting for process {os.getpid()}, which works in {folder}"]
+    assert child.jobs == []
+
+
+def test_a_download_is_told_in_megabytes():
+    said = []
+    tell = module.in_words(said.append)
+    for step in ((0, None), (1_500_000, None), (3_100_000, 7_200_000)):
+        tell(*step)
+    assert said == ["fetching the model: 1.5 MB", "fetching the model: 3.1 of 7.2 MB"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.building import tensorrt_bindings, tensorrt_builder
+from agent.building import lock, tensorrt_bindings, tensorrt_builder
 from agent.building.tensorrt_bindings import Log, Progress, load_bindings
 from agent.building.tensorrt_builder import BuildSettings, build
 from agent.errors import EngineError, ModelError
@@ -287,6 +287,14 @@ def test_a_failed_build_keeps_the_cache(run, script, tmp_path):
     with pytest.raises(ModelError):
         run(timing_cache=str(tmp_path / "cache"))
     assert (tmp_path / "cache").read_bytes().startswith(b"old")
+
+
+def test_a_build_that_hangs_over_the_cache_fails_no_other(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.3)
+    with lock.alone_in(tmp_path):
+        built = run(timing_cache=str(tmp_path / "cache"))
+    assert any("no sign of work" in text for text in built.warnings), built.warnings
+    assert (tmp_path / "plan").exists()
 
 
 def test_a_cache_that_cannot_be_read_or_written_fails_no_build(run, tmp_path):
