@@ -1,7 +1,8 @@
 """How the runs before this one ended, and how long a run should wait when they ended badly, one after the other.
 
 A run that stops in good order says so itself. Of any other one systemd tells in ``last-end``, which the unit's
-ExecStopPost writes; where that is missing too, power or the machine went. Values and one small file, nothing else.
+ExecStopPost writes; where that is missing too, power or the machine went. Of a start that failed before it was a run,
+for its configuration cannot be used, say, the same line tells in ``last-start``. Values and small files, nothing else.
 """
 
 import logging
@@ -16,18 +17,18 @@ import msgspec
 
 from agent.atomic import write_atomic
 from agent.clock import boot_id
-from agent.errors import AgentError
+from agent.errors import EXIT_CONFIG, EXIT_SOFTWARE, EXIT_USAGE, AgentError
 from agent.reading import read_small
 from agent.redact import redact
 
 _LOG = logging.getLogger(__name__)
-FILE, LAST_END = "runs.json", "last-end"
+FILE, LAST_END, LAST_START = "runs.json", "last-end", "last-start"
 _KEPT, _LONGEST_WORDS = 20, 500
 MOST_RUNS, MOST_END = 65536, 256
-"""Bytes of the two files, at most."""
+"""Bytes of the list, and of each of the other two, at most."""
 _SHORT_S = 300.0
 _LONGEST_WAIT_S = 60.0
-STOPPED = "stopped"
+STOPPED, NO_START = "stopped", "no-start"
 _RESULTS = {  # see SERVICE_RESULT in systemd.exec(5)
     "watchdog": "the watchdog ended it: a part of it had stopped moving",
     "oom-kill": "the kernel killed it, its memory ran out",
@@ -35,19 +36,28 @@ _RESULTS = {  # see SERVICE_RESULT in systemd.exec(5)
     "core-dump": "it crashed",
     "resources": "systemd could not give it what it needs",
 }
+_HELD_DOWN = "memory-high"  # ExecStopPost adds it to ``watchdog``
+_EXITS = {  # ours, and those of systemd.exec(5)
+    f"{EXIT_USAGE}": "the command line cannot be used",
+    f"{EXIT_SOFTWARE}": "a defect of the program",
+    f"{EXIT_CONFIG}": "the configuration cannot be used",
+    "203": "the program cannot be executed",
+    "243": "systemd could not give it a credential",
+}
 _KNOWN = {"success", "protocol", "exit-code", "signal", "exec-condition", "start-limit-hit", *_RESULTS}
 _WORDS = re.compile(r"([a-z-]+)(?: [A-Za-z0-9 -]*)?")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run.
+    """One run, or the last of the starts that failed between two runs.
 
     Attributes:
-        began_at: Seconds since the epoch.
-        began_s: Seconds since the boot, sleep included.
-        boot: The boot's id.
+        began_at: Seconds since the epoch; of a failed start when it ended.
+        began_s: Seconds since the boot, sleep included; 0 of a failed start.
+        boot: The boot's id; empty of a failed start.
         waited_s: How long it waited before it began to work.
-        ended: ``stopped`` on request, ``ended`` by itself, or in a word what ended it; empty while it runs.
+        ended: ``stopped`` on request, ``ended`` by itself, ``no-start`` before it began, or in a word what ended it;
+            empty while it runs.
         words: The same in words.
         ended_at: Seconds since the epoch; None where nobody saw it.
     """
@@ -79,10 +89,12 @@ class Runs(AbstractContextManager["Runs"]):
     def __init__(self, state_dir: Path, *, waits: bool) -> None:
         self._state_dir = state_dir
         now_s, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id() or ""
-        self.before = settled(_read(state_dir / FILE), *_last_end(state_dir / LAST_END), boot)
-        bad = bad_in_a_row(self.before, boot, now_s)
+        self.before = [*settled(_read(state_dir / FILE), *_taken(state_dir / LAST_END), boot),
+                       *failed_start(*_taken(state_dir / LAST_START))]
+        worked = [run for run in self.before if run.ended != NO_START]  # after a failed start ExecStopPost has waited
+        bad = bad_in_a_row(worked, boot, now_s)
         self.wait_s = wait_after(bad) if waits else 0.0
-        self.why = (f"{bad} runs in a row ended by themselves, the last one: {self.before[-1].words}"
+        self.why = (f"{bad} runs in a row ended by themselves, the last one: {worked[-1].words}"
                     if self.wait_s else "")
         self._run = Run(began_at=time.time(), began_s=now_s, boot=boot, waited_s=self.wait_s)
         self._keep()
@@ -108,17 +120,16 @@ class Runs(AbstractContextManager["Runs"]):
 
 def last_run(state_dir: Path) -> Run | None:
     """Return the last run as far as it is known, also while it goes on; None when there was none. Changes nothing."""
+    if failed := failed_start(*last_end(state_dir / LAST_START)):
+        return failed[-1]
     runs = _read(state_dir / FILE)
-    if not runs:
-        return None
     words, at = last_end(state_dir / LAST_END)
-    if words:
-        return settled(runs[-1:], words, at, runs[-1].boot)[-1]
-    return runs[-1]
+    known = settled(runs, words, at, boot_id() or "") if words else runs
+    return known[-1] if known else None
 
 
 def settled(runs: Sequence[Run], last_end: str, at: float | None, boot: str) -> list[Run]:
-    """Return the runs with an end for the last one.
+    """Return the runs with an end for the last one; after them the start that systemd's words are about, if it failed.
 
     Args:
         runs: As they were kept.
@@ -127,13 +138,16 @@ def settled(runs: Sequence[Run], last_end: str, at: float | None, boot: str) -> 
         boot: The present boot's id.
     """
     if not runs:
-        return []
+        return failed_start(last_end, at)
     last = runs[-1]
     result, _, rest = last_end.partition(" ")
+    if rest.startswith("exited") and not last.ended and last.boot != boot:
+        # A run that exits says how. This one was cut off with its boot, and what exited in the present one was no run.
+        return [*settled(runs, "", None, boot), *failed_start(last_end, at)]
     if last.ended and result in {"", "success", "exit-code"}:
         return list(runs)
     if result and result != "success":
-        ended, words = result, _RESULTS.get(result, f"it ended by {result} ({rest.strip()})")
+        ended, words = result, _in_words(result, rest)
     elif result:
         ended, words = STOPPED, "it was stopped"
     elif last.boot != boot:
@@ -143,11 +157,36 @@ def settled(runs: Sequence[Run], last_end: str, at: float | None, boot: str) -> 
     return [*runs[:-1], msgspec.structs.replace(last, ended=ended, words=words, ended_at=at)]
 
 
+def failed_start(said: str, at: float | None) -> list[Run]:
+    """Return a start that failed before it was a run; nothing where none did.
+
+    Args:
+        said: systemd's words on it, ``exit-code exited 78``; empty where there are none.
+        at: When it wrote them.
+    """
+    result, _, rest = said.partition(" ")
+    if result in {"", "success"}:
+        return []
+    return [Run(began_at=at or 0.0, began_s=0.0, boot="", ended=NO_START, ended_at=at,
+                words=f"it never began its work: {_in_words(result, rest)}")]
+
+
+def _in_words(result: str, rest: str) -> str:
+    """Return systemd's words, of which ``rest`` are the exit code or signal and ours, as a sentence."""
+    how, *more = rest.split() or [""]
+    if result in _RESULTS:
+        held = result == "watchdog" and _HELD_DOWN in more
+        return f"{_RESULTS[result]}{'; the kernel had been holding its memory down at MemoryHigh' if held else ''}"
+    if how == "exited" and more:
+        return f"it ended with exit code {more[0]}{f', {_EXITS[more[0]]}' if more[0] in _EXITS else ''}"
+    return f"it ended by {result} ({rest.strip()})"
+
+
 def bad_in_a_row(runs: Sequence[Run], boot: str, now_s: float) -> int:
     """Return how many of the newest runs of this boot were short and not stopped on request.
 
     Args:
-        runs: All have ended.
+        runs: All have ended; no failed starts among them.
         boot: The present boot's id.
         now_s: Seconds since the boot.
     """
@@ -174,8 +213,8 @@ def _read(file: Path) -> list[Run]:
         return []
 
 
-def _last_end(file: Path) -> tuple[str, float | None]:
-    """Return what ExecStopPost wrote and when, and remove it: it is about one run."""
+def _taken(file: Path) -> tuple[str, float | None]:
+    """Return what ExecStopPost wrote and when, and remove it: it is about one run, or the start before this one."""
     word = last_end(file)
     try:
         file.unlink(missing_ok=True)
@@ -185,7 +224,7 @@ def _last_end(file: Path) -> tuple[str, float | None]:
 
 
 def last_end(file: Path) -> tuple[str, float | None]:
-    """Return what systemd said of the last end and when; nothing where anything else stands there."""
+    """Return what systemd said of an end and when; nothing where anything else stands there."""
     try:
         found = read_small(file, MOST_END)
     except OSError:

@@ -462,7 +462,7 @@ def test_a_version_that_does_not_get_ready_gives_way_to_the_one_before(story):
     assert "rc=1" in said
     assert (state, version) == ("active", NEXT), said
     assert NEXT in told
-    print(told)
+    assert "it never began its work: it ended with exit code 70" in " ".join(told.split())
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import pytest
 
 from agent import runs
 from agent.errors import EngineError
-from agent.runs import STOPPED, Run, Runs, bad_in_a_row, last_run, settled, wait_after
+from agent.runs import LAST_END, LAST_START, NO_START, STOPPED, Run, Runs, bad_in_a_row, last_run, settled, wait_after
 
 
 def run(began_s, ended="watchdog", boot="b", waited_s=0.0):
@@ -16,9 +16,11 @@ def run(began_s, ended="watchdog", boot="b", waited_s=0.0):
 
 @pytest.mark.parametrize(("last_end", "boot", "ended", "words"), [
     ("watchdog killed ABRT", "b", "watchdog", "the watchdog ended it: a part of it had stopped moving"),
+    ("watchdog killed ABRT memory-high", "b", "watchdog",
+     "the watchdog ended it: a part of it had stopped moving; the kernel had been holding its memory down at MemoryHigh"),
     ("oom-kill killed KILL", "b", "oom-kill", "the kernel killed it, its memory ran out"),
     ("signal killed SEGV", "b", "signal", "it ended by signal (killed SEGV)"),
-    ("exit-code exited 70", "b", "exit-code", "it ended by exit-code (exited 70)"),
+    ("exit-code exited 70", "b", "exit-code", "it ended with exit code 70, a defect of the program"),
     ("timeout killed TERM", "b", "timeout", "it did not start or stop in time and was killed"),
     ("success killed TERM", "b", STOPPED, "it was stopped"),
     ("", "b", "killed", "it was killed, or it crashed"),
@@ -32,6 +34,70 @@ def test_a_run_that_left_no_word(last_end, boot, ended, words):
 @pytest.mark.parametrize(("last_end", "ended"), [("", "failed"), ("exit-code exited 2", "failed"), ("success exited 0", "failed"), ("timeout killed KILL", "timeout")])
 def test_a_runs_own_word_counts_unless_it_was_killed_after_it(last_end, ended):
     assert settled([run(1.0, ended="failed")], last_end, None, "b")[-1].ended == ended
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("exit-code exited 64", "it ended with exit code 64, the command line cannot be used"),
+    ("exit-code exited 70", "it ended with exit code 70, a defect of the program"),
+    ("exit-code exited 78", "it ended with exit code 78, the configuration cannot be used"),
+    ("exit-code exited 203", "it ended with exit code 203, the program cannot be executed"),
+    ("exit-code exited 243", "it ended with exit code 243, systemd could not give it a credential"),
+    ("protocol exited 1", "it ended with exit code 1"),
+    ("signal killed SEGV", "it ended by signal (killed SEGV)"),
+    ("timeout killed TERM", "it did not start or stop in time and was killed"),
+    ("resources", "systemd could not give it what it needs"),
+])
+def test_a_start_that_failed_before_it_was_a_run(tmp_path, said, words):
+    Runs(tmp_path, waits=True).end(STOPPED, "it was stopped on request")
+    (tmp_path / LAST_END).write_text("success killed TERM\n")
+    (tmp_path / LAST_START).write_text(f"{said}\n")
+    os.utime(tmp_path / LAST_START, (7.0, 7.0))
+    found = last_run(tmp_path)
+    assert (found.ended, found.words, found.ended_at) == (NO_START, f"it never began its work: {words}", 7.0)
+    assert (tmp_path / LAST_START).exists(), "who only asks changes nothing"
+    good = Runs(tmp_path, waits=True)
+    assert [each.ended for each in good.before] == [STOPPED, NO_START]
+    assert good.before[-1] == found
+    assert not (tmp_path / LAST_START).exists(), "it is told once"
+    assert last_run(tmp_path).ended == "", "the good run goes on"
+    good.end(STOPPED, "")
+    assert [each.ended for each in Runs(tmp_path, waits=True).before] == [STOPPED, NO_START, STOPPED]
+
+
+def test_one_that_was_stopped_before_it_began_has_not_failed(tmp_path):
+    Runs(tmp_path, waits=True).end(STOPPED, "")
+    (tmp_path / LAST_START).write_text("success killed TERM")
+    assert last_run(tmp_path).ended == STOPPED
+    assert [each.ended for each in Runs(tmp_path, waits=True).before] == [STOPPED]
+
+
+def test_a_failed_start_neither_counts_as_a_bad_run_nor_ends_the_count(tmp_path):
+    for _ in range(3):
+        made = Runs(tmp_path, waits=True)
+        made.end("defect", "a fault")
+        (tmp_path / LAST_START).write_text("exit-code exited 70")
+    assert made.wait_s == 2, "two bad runs before it"
+    last = Runs(tmp_path, waits=True)
+    assert (last.wait_s, last.why) == (4, "3 runs in a row ended by themselves, the last one: a fault")
+    assert [each.ended for each in last.before] == ["defect", NO_START] * 3
+
+
+def test_the_word_on_a_start_is_not_taken_for_one_on_the_run_that_lost_its_power(tmp_path):
+    """That run left no word, so ExecStopPost takes the first start after the boot for it."""
+    before = run(1.0, ended="", boot="another")
+    power, start = settled([before], "exit-code exited 78", 5.0, "b")
+    assert (power.ended, power.ended_at) == ("power", None)
+    assert (start.ended, start.ended_at) == (NO_START, 5.0)
+    assert [each.ended for each in settled([before], "timeout killed KILL", 5.0, "b")] == ["timeout"], "as that boot ended"
+    (tmp_path / runs.FILE).write_bytes(msgspec.json.encode([before]))
+    (tmp_path / LAST_END).write_text("exit-code exited 78")
+    assert last_run(tmp_path).ended == NO_START
+
+
+def test_the_very_first_start_failed(tmp_path):
+    (tmp_path / LAST_END).write_text("exit-code exited 203")
+    assert last_run(tmp_path).ended == NO_START
+    assert [each.ended for each in Runs(tmp_path, waits=True).before] == [NO_START]
 
 
 def test_bad_ends_in_a_row():
@@ -107,7 +173,7 @@ def test_only_systemds_words_count_as_the_last_end(tmp_path, words, kept):
     assert runs.last_end(tmp_path / runs.LAST_END)[0] == kept
 
 
-@pytest.mark.parametrize("name", [runs.FILE, runs.LAST_END])
+@pytest.mark.parametrize("name", [runs.FILE, runs.LAST_END, runs.LAST_START])
 @pytest.mark.parametrize("kind", ["link", "pipe", "giant", "deep"])
 def test_what_another_user_put_there_is_neither_followed_nor_waited_for(tmp_path, name, kind, caplog):
     (tmp_path / "state").mkdir()
@@ -116,7 +182,7 @@ def test_what_another_user_put_there_is_neither_followed_nor_waited_for(tmp_path
     path.unlink(missing_ok=True)
     match kind:
         case "link":  # what it leads to would be taken
-            (tmp_path / "other").write_bytes(b"watchdog killed ABRT" if name == runs.LAST_END else msgspec.json.encode([run(2.0, ended="hidden")]))
+            (tmp_path / "other").write_bytes(b"watchdog killed ABRT" if name != runs.FILE else msgspec.json.encode([run(2.0, ended="hidden")]))
             path.symlink_to(tmp_path / "other")
         case "pipe":
             os.mkfifo(path)
@@ -128,6 +194,7 @@ def test_what_another_user_put_there_is_neither_followed_nor_waited_for(tmp_path
     assert found is None if name == runs.FILE else found.ended == ""
     assert [each.ended for each in Runs(tmp_path / "state", waits=True).before] == ([] if name == runs.FILE else ["power"])
     assert not (tmp_path / "state" / runs.LAST_END).is_symlink()
+    assert not (tmp_path / "state" / runs.LAST_START).is_symlink()
 
 
 def test_twenty_ends_with_long_words_can_be_read_again(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.runs import last_end
+
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ("vedette.service", "vedette-tune.service")
 LIMIT = 2.0
@@ -127,29 +129,64 @@ def test_a_build_takes_what_nobody_else_wants_and_leaves_the_socket_alone():
 
 @pytest.fixture
 def stop_post(tmp_path):
-    """Run ExecStopPost's shell line as systemd does, with a `sleep` that is only noted; return what lies there then."""
+    """Run ExecStopPost's shell line as systemd does, with a `sleep` that is only noted; return what lies there then.
+
+    The control group is a folder of ours, with the files that are given.
+    """
     line = next(line for line in lines(UNITS[0], "Service") if line.startswith("ExecStopPost="))
-    script = re.fullmatch(r"ExecStopPost=-/bin/sh -c '(.*)'", line)[1].replace("$$", "$")
-    (tmp_path / "sleep").write_text(f"#!/bin/sh\necho $1 > {tmp_path}/slept\n")
-    (tmp_path / "sleep").chmod(0o755)
+    script = re.fullmatch(r"ExecStopPost=-/bin/sh -c '(.*)'", line)[1].replace("$$", "$").replace("/sys/fs/cgroup", f"{tmp_path}/cgroup")
+    state = tmp_path / "state"
+    for folder in (state, tmp_path / "tools", tmp_path / "cgroup/the-unit"):
+        folder.mkdir(parents=True)
+    for name, does in (("sleep", f"echo $1 > {tmp_path}/slept"), ("cut", "echo /the-unit")):
+        (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "tools" / name).chmod(0o755)
 
-    def run(result, code, status):
-        values = {"PATH": f"{tmp_path}:/usr/bin:/bin", "STATE_DIRECTORY": str(tmp_path), "SERVICE_RESULT": result, "EXIT_CODE": code, "EXIT_STATUS": status}
-        subprocess.run(["/bin/sh", "-c", script], env=values, check=True, timeout=5)
-        return (tmp_path / "last-end").read_text(), (tmp_path / "slept").exists()
+    def run(result, code, status, **group):
+        for name, text in group.items():
+            (tmp_path / "cgroup/the-unit" / name.replace("_", ".")).write_text(text)
+        values = {"PATH": f"{tmp_path}/tools:/usr/bin:/bin", "STATE_DIRECTORY": str(state), "SERVICE_RESULT": result, "EXIT_CODE": code, "EXIT_STATUS": status}
+        done = subprocess.run(["/bin/sh", "-c", script], env=values, check=True, timeout=5, capture_output=True, text=True)
+        assert not done.stderr
+        return {path.name: path.read_text().strip() for path in state.iterdir()}, (tmp_path / "slept").exists()
 
+    run.state = state
     return run
 
 
 def test_how_a_run_ended_is_written_where_the_next_one_looks(stop_post):
-    assert stop_post("watchdog", "killed", "ABRT") == ("watchdog killed ABRT\n", False)
+    assert stop_post("watchdog", "killed", "ABRT") == ({"last-end": "watchdog killed ABRT"}, False)
 
 
 def test_a_process_that_never_began_waits_and_keeps_the_word_on_the_run_before(stop_post):
     stop_post("watchdog", "killed", "ABRT")
-    assert stop_post("exit-code", "exited", "1") == ("watchdog killed ABRT\n", True)
+    assert stop_post("exit-code", "exited", "1") == ({"last-end": "watchdog killed ABRT", "last-start": "exit-code exited 1"}, True)
+    assert stop_post("exit-code", "exited", "70")[0]["last-start"] == "exit-code exited 70", "the last of them counts"
 
 
 def test_one_that_was_stopped_before_it_began_is_not_waited_for(stop_post):
     stop_post("watchdog", "killed", "ABRT")
-    assert stop_post("success", "killed", "TERM") == ("watchdog killed ABRT\n", False)
+    assert stop_post("success", "killed", "TERM") == ({"last-end": "watchdog killed ABRT"}, False)
+
+
+EVENTS = "low 0\nhigh {high}\nmax 0\noom 0\noom_kill {kills}\noom_group_kill 0\n"
+PRESSURE = "some avg10=43.29 avg60={some} avg300=4.75 total=14793889\nfull avg10=43.29 avg60={full} avg300=4.75 total=14793889\n"
+
+
+@pytest.mark.parametrize(("ended", "events", "pressure", "word"), [
+    (("signal", "killed", "KILL"), {"kills": 1}, {}, "oom-kill killed KILL"),
+    (("signal", "killed", "SEGV"), {"kills": 1}, {}, "signal killed SEGV"),  # a build was killed, hours ago
+    (("watchdog", "killed", "ABRT"), {"high": 13492}, {"some": "18.93"}, "watchdog killed ABRT memory-high"),  # as measured
+    (("watchdog", "killed", "KILL"), {"high": 25}, {"some": "100.00"}, "watchdog killed KILL memory-high"),
+    (("watchdog", "killed", "ABRT"), {"high": 13492}, {"some": "9.99"}, "watchdog killed ABRT"),  # files it read: reclaimed with ease
+    (("watchdog", "killed", "ABRT"), {}, {"some": "90.00"}, "watchdog killed ABRT"),  # the box has no memory, this unit took what it may
+    (("signal", "killed", "SEGV"), {"high": 13492}, {"some": "90.00"}, "signal killed SEGV"),
+])
+def test_the_kernel_is_asked_what_it_did_about_memory(stop_post, ended, events, pressure, word):
+    group = {"memory_events": EVENTS.format(**{"high": 0, "kills": 0, **events}), "memory_pressure": PRESSURE.format(**{"some": "0.00", "full": "0.00", **pressure})}
+    assert stop_post(*ended, **group)[0] == {"last-end": word}
+    assert last_end(stop_post.state / "last-end")[0] == word, "the next run understands it"
+
+
+def test_a_kernel_that_does_not_tell_of_pressure_names_nothing(stop_post):
+    assert stop_post("watchdog", "killed", "ABRT", memory_events=EVENTS.format(high=9999, kills=0))[0] == {"last-end": "watchdog killed ABRT"}
