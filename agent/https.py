@@ -12,7 +12,6 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +63,8 @@ def open_session(options: HttpsOptions) -> "requests.Session":
     if options.token is not None and not (options.token.isascii() and options.token.isprintable()):
         raise ConfigError("the bearer token holds characters that no HTTP header can carry",
                           "write the token alone, ASCII, on one line, into its file")
+    from http.cookiejar import DefaultCookiePolicy  # noqa: PLC0415 -- with `requests`, which brings it
+
     import requests  # noqa: PLC0415 -- 60 ms that only those who talk to a server pay
 
     logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)  # its lines hold whole URLs

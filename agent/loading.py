@@ -9,6 +9,7 @@ import msgspec
 
 from agent.building.forms import CPU, Form, Runtime
 from agent.errors import EngineError
+from agent.heap import give_back
 from agent.inference.engine import Engine
 
 _LOG = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class _Warms(Engine, Protocol):
 
 def _warmed(engine: _Warms) -> Engine:
     """Warm an engine up; close it, and so free what it took, when that fails."""
+    give_back()  # what loading leaves behind, before the first run asks for memory of its own
     try:
         engine.warm_up()
     except EngineError:

@@ -29,7 +29,7 @@ from agent.journal import MessageId, about
 from agent.keeping import MemoryKeeper
 from agent.meters import Heartbeat
 from agent.notify import Notifier
-from agent.page.server import PAGE_THREADS, Page, open_page
+from agent.page import PAGE_THREADS, open_page
 from agent.pipeline import Deliver, Pipeline
 from agent.power.choose import open_telemetry
 from agent.power.ledger import Step
@@ -84,14 +84,12 @@ class Supervisor:
         with ExitStack() as parts:
             spool = parts.enter_context(assembly.spool(self._config, state_dir, self._events, self._spooling))
             runs = parts.enter_context(Runs(state_dir, waits=self._notifier.listened))
-            telemetry = parts.enter_context(closing(open_telemetry(
-                self._config.budget.telemetry, Path(self._config.budget.sysfs), wait=True)))
             self.view.power_mode = mode = parts.enter_context(PowerMode(self._config.budget, state_dir, self._stop))
             (state_dir / LAST_STATUS).unlink(missing_ok=True)  # it vouches for a good end; this run has not had one
             uploader = assembly.uploader(self._config.upstream, spool, self._stop, self._uploading,
                                          canary=lambda: self._events.heartbeat().body)
             self.view.reporting(spool, self._spooling, uploader, self._uploading)
-            page = self._begin_to_tell(parts, recipe)
+            self._begin_to_tell(parts, recipe)
             self._wait_first(runs)
 
             # The cameras connect and the backlog goes out while the engine loads.
@@ -103,13 +101,17 @@ class Supervisor:
             uploading = self._start("uploader", uploader.run) if uploader else None
 
             serving = Serving(self._config, recipe, state_dir, self._doing, self._stop)
-            served = self._load_watching(readers, serving, mode)
-            if served is not None:
+            loaded: list[Served] = []
+            loader = self._begin_to_load(serving, mode, loaded)
+            telemetry = parts.enter_context(closing(open_telemetry(  # finding the sensors takes its time as well
+                self._config.budget.telemetry, Path(self._config.budget.sysfs), wait=True)))
+            self._watch_loading(loader, serving, readers)
+            if loaded:
                 heap.give_back()
-                pipeline = assembly.pipeline(self._config, served.model, lanes, ready=ready, stop=self._stop,
+                pipeline = assembly.pipeline(self._config, loaded[0].model, lanes, ready=ready, stop=self._stop,
                                              deliver=self._deliver(recipe, spool))
                 parts.callback(pipeline.close)
-                pipeline.onlooker = page.onlooker if page else None
+                pipeline.onlooker = self.view.page.onlooker if self.view.page else None
                 governing = self._governing(serving, pipeline, lanes, telemetry=telemetry, state_dir=state_dir,
                                             spool=spool)
                 self.view.looking(pipeline, serving, governing)
@@ -138,7 +140,7 @@ class Supervisor:
         """Return what ``vedette status`` shows."""
         return self.view.snapshot(stopping=self._stop.is_set())
 
-    def _begin_to_tell(self, parts: ExitStack, recipe: Recipe) -> Page | None:
+    def _begin_to_tell(self, parts: ExitStack, recipe: Recipe) -> None:
         """Answer who asks for the status, tell systemd, and serve the page if there is to be one."""
         server = StatusServer(self._config.socket_path, self.snapshot, self._alive)
         parts.callback(server.close)
@@ -148,7 +150,6 @@ class Supervisor:
         if page:
             parts.callback(page.close)
             self._start("page", page.serve)
-        return page
 
     def _wait_first(self, runs: Runs) -> None:
         """Wait before the work begins where the runs before ended badly in a row; the status answers already."""
@@ -176,24 +177,23 @@ class Supervisor:
             self.view.watching(name, readers[name], lane.meter)
         return readers, lanes
 
-    def _load_watching(self, readers: Mapping[str, Reader], serving: Serving, mode: PowerMode) -> Served | None:
-        """Find and load an engine in a thread of its own: stopping, hung cameras and defects are seen meanwhile.
-
-        Returns:
-            None when the agent is to stop instead; a download or a child may then go on for a moment, harmlessly.
-        """
-        loaded: list[Served] = []
-
+    def _begin_to_load(self, serving: Serving, mode: PowerMode, loaded: list[Served]) -> threading.Thread:
+        """Find and load an engine into ``loaded``, in a thread of its own."""
         def load() -> None:
             mode.apply(self._doing)  # a part of an engine's identity
             loaded.append(serving.first())
-        loader = self._start("loader", load)
+        return self._start("loader", load)
+
+    def _watch_loading(self, loader: threading.Thread, serving: Serving, readers: Mapping[str, Reader]) -> None:
+        """Wait for the loader; stopping, hung cameras and defects are seen meanwhile.
+
+        When the agent is to stop instead, a download or a child may go on for a moment, harmlessly.
+        """
         while loader.is_alive() and not self._stop.is_set():
             loader.join(_TICK_S)
             self._watchdog.starting(progress=serving.loading_for_s() < _LOADING_S)
             for reader in readers.values():
                 reader.check()
-        return loaded[0] if loaded else None
 
     def _start_beside(self, serving: Serving, pipeline: Pipeline, recipe: Recipe, state_dir: Path
                       ) -> list[threading.Thread]:

@@ -26,8 +26,6 @@ from agent.records import Frame, Result
 from agent.snapshot import Snapshot
 
 _LOG = logging.getLogger(__name__)
-PAGE_THREADS = frozenset({"page", "page-client"})
-"""A defect that ends one of these is told, and does not end the agent."""
 _HTML = "text/html; charset=utf-8"
 _STATIC = Path(__file__).parent / "static"
 _FILES = {
@@ -209,8 +207,3 @@ def _static(name: str) -> bytes:
 
 def _load(files: Mapping[str, tuple[str, str]]) -> Mapping[str, Answer]:
     return {path: Answer(body=_static(name), kind=kind) for path, (name, kind) in files.items()}
-
-
-def open_page(config: Config, device: str, snapshot: Callable[[], Snapshot], classes: Sequence[str]) -> Page | None:
-    """Return the page, or None where the configuration names no address for one."""
-    return Page(config, device, snapshot, classes) if config.status.listen else None

@@ -7,13 +7,15 @@ instead of taking the changed setting for the former one. A power mode outlives 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from agent.atomic import fsync_dir, write_atomic
 from agent.errors import AgentError
-from agent.power.jtop import Settings
+
+if TYPE_CHECKING:
+    from agent.power.jtop import Settings  # its client loads multiprocessing: only where something is to be set
 
 # nvpmodel takes up to a few seconds, more when jtop has to stop jetson_clocks around it.
 _WAIT_S = 15.0
@@ -34,7 +36,7 @@ class Board(Protocol):
         """Why the board cannot be asked now; empty when nothing is known to be wrong."""
         ...
 
-    def settings(self) -> Settings | None:
+    def settings(self) -> "Settings | None":
         """Return how the board is set now; None = unknown now. Never waits."""
         ...
 
@@ -119,7 +121,7 @@ class PowerActuator:
         self._remember(None)
         return changed
 
-    def _put_back(self, memory: Memory, now: Settings, *, mode: bool, clocks: bool) -> list[str]:
+    def _put_back(self, memory: Memory, now: "Settings", *, mode: bool, clocks: bool) -> list[str]:
         changed: list[str] = []
         if clocks and memory.jetson_clocks is not None:
             if now.jetson_clocks not in {memory.jetson_clocks, memory.set_jetson_clocks}:
@@ -134,14 +136,14 @@ class PowerActuator:
                 changed += self._set_mode(memory.nvpmodel)
         return changed
 
-    def _check(self, now: Settings) -> None:
+    def _check(self, now: "Settings") -> None:
         if self._clocks is not None and now.jetson_clocks is None:
             raise ActuatorError("jtop knows no jetson_clocks on this board",
                                 "take jetson_clocks out of [budget], or install NVIDIA's tool (nvidia-l4t-tools)")
         if self._mode is not None:
             self._check_mode(self._mode, now)
 
-    def _check_mode(self, wanted: str, now: Settings) -> None:
+    def _check_mode(self, wanted: str, now: "Settings") -> None:
         if now.nvpmodel is None:
             raise ActuatorError("jtop knows no power modes on this board",
                                 "take nvpmodel out of [budget], or install NVIDIA's tool (nvidia-l4t-nvpmodel)")
@@ -181,8 +183,8 @@ class PowerActuator:
                                 "see `journalctl -u jtop`; jtop leaves it alone for a minute after the boot")
         return [f"jetson_clocks {_word(not wanted)} -> {_word(wanted)}"]
 
-    def _until(self, what: str, order: Callable[[], str], done: Callable[[Settings], bool],
-               busy: Callable[[Settings], bool]) -> Settings | None:
+    def _until(self, what: str, order: Callable[[], str], done: "Callable[[Settings], bool]",
+               busy: "Callable[[Settings], bool]") -> "Settings | None":
         """Give the order once the board is not busy; return the settings when it is done, or the last ones seen."""
         deadline = self._clock() + self._wait_s
         ordered, now = False, self._board.settings()
@@ -200,7 +202,7 @@ class PowerActuator:
             self._sleep(_POLL_S)
             now = self._board.settings()
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> "Settings":
         deadline = self._clock() + self._wait_s
         while True:
             now = self._board.settings()

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from agent.config import Config, Device, SourceSection, StatusSection
-from agent.page.server import PAGE_THREADS, open_page
+from agent.page import PAGE_THREADS, open_page
 from tests.unit.page.test_address import free_port
 from tests.unit.page.test_pictures import noise, seen
 from tests.unit.test_status import snapshot
