@@ -20,7 +20,7 @@ from agent import __version__
 from agent.errors import EXIT_CONFIG, EXIT_DOWN, AgentError
 from agent.reading import read_small
 from agent.runs import FILE as RUNS
-from agent.runs import last_run
+from agent.runs import LAST_END, LAST_START, last_run
 from agent.snapshot import LAST_STATUS, SCHEMA, EndView, Snapshot
 from agent.status import ask, silence
 from agent.unit import Unit, ask_unit
@@ -32,6 +32,7 @@ MOST_STATUS = 4 << 20
 _UNAVAILABLE = 503
 _JOURNAL = "`journalctl -u vedette -n 50` says why"
 _ELSEWHERE = f"it runs, perhaps with another socket ([status] socket): --socket PATH; or {_JOURNAL}"
+LET_GO_ON = "`sudo kill -CONT {}` lets it go on"
 
 _NO_CREDENTIALS = 243  # EXIT_CREDENTIALS of systemd.exec(5)
 _GIVE_CREDENTIALS = ("a file that a LoadCredential= line of its unit names is missing: write it below "
@@ -95,6 +96,14 @@ class Place(NamedTuple):
     path: Path
     service: bool = False
     state_dir: Path | None = None
+
+
+class Hang(NamedTuple):
+    """Why the question is taken and not answered: in words, by which process (None = not known), is that stopped."""
+
+    why: str
+    pid: int | None
+    stopped: bool
 
 
 def look(place: Place, timeout_s: float = 2.0) -> Snapshot | NoAnswer:
@@ -186,20 +195,26 @@ def _mend_absent(unit: Unit) -> str:
     return _ABSENT.get(unit.active_state, ("", _ELSEWHERE))[1]
 
 
-def _hung(place: Place, error: AgentError, unit: Unit | None) -> NoAnswer:
-    pid = _listener(place.path) or (unit.main_pid if unit and unit.main_pid else None)
-    why = f"the agent behind {place.path} accepts but does not answer"
-    mend = f"ask again, it may only be slow; if it stays so, {_JOURNAL}, and it must be restarted"
+def hang(path: Path, error: AgentError, main_pid: int | None = None) -> Hang:
+    """Return why ``error`` came of asking at the socket ``path``; ``main_pid``: the service's process, if known."""
+    pid = _listener(path) or main_pid or None
+    why = f"the agent behind {path} accepts but does not answer"
     if isinstance(error.__cause__, BlockingIOError):
         why += ", and its queue is full"
-    if pid and _stopped(pid):
-        why += f": process {pid} is stopped (by SIGSTOP, or by a debugger)"
-        mend = f"`sudo kill -CONT {pid}` lets it go on"
-    elif pid:
-        why += f": process {pid} hangs"
+    stopped = pid is not None and _stopped(pid)
+    if pid:
+        why += f": process {pid} {'is stopped (by SIGSTOP, or by a debugger)' if stopped else 'hangs'}"
+    return Hang(why, pid, stopped)
+
+
+def _hung(place: Place, error: AgentError, unit: Unit | None) -> NoAnswer:
+    found = hang(place.path, error, unit.main_pid if unit else None)
+    mend = f"ask again, it may only be slow; if it stays so, {_JOURNAL}, and it must be restarted"
+    if found.stopped:
+        mend = LET_GO_ON.format(found.pid)
     if unit and unit.main_pid:
-        mend += ": the watchdog does that, or at once `sudo systemctl restart vedette`"
-    return _no_answer(place, "hung", why, mend, unit=unit, pid=pid)
+        mend += "; the watchdog restarts it, or at once `sudo systemctl restart vedette`"
+    return _no_answer(place, "hung", found.why, mend, unit=unit, pid=found.pid)
 
 
 def _other_version(place: Place, body: bytes, error: Exception) -> NoAnswer:
@@ -289,5 +304,6 @@ def _last_words(state_dir: Path) -> tuple[EndView | None, list[str]]:
 
 
 def _last_end(state_dir: Path) -> EndView | None:
-    run = last_run(state_dir) if os.access(state_dir / RUNS, os.R_OK) else None
+    may = any(os.access(state_dir / name, os.R_OK) for name in (RUNS, LAST_END, LAST_START))
+    run = last_run(state_dir) if may else None
     return EndView(at=run.ended_at, how=run.ended, words=run.words) if run and run.ended else None

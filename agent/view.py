@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.budget_view import budget_problems, governor_view, limits_view
@@ -15,7 +16,6 @@ from agent.config import Config
 from agent.governing import Governing
 from agent.grade import Look, Record
 from agent.meters import Heartbeat, Histogram, SourceMeter
-from agent.page.server import Page
 from agent.pipeline import Pipeline
 from agent.power_mode import PowerMode
 from agent.problems import sees, source_problems, spool_problems, upstream_problems
@@ -36,6 +36,9 @@ from agent.snapshot import (
     UpstreamView,
 )
 from agent.timeline import Problem, Timeline, keyed
+
+if TYPE_CHECKING:
+    from agent.page.server import Page
 
 
 class View:
@@ -239,9 +242,18 @@ class View:
             yield from (Problem(keyed(words.partition(": ")[0]).key, words) for words in upstream_problems(upstream))
         if spool and self._spool:
             yield from map(keyed, spool_problems(spool, self._spool.stuck, self._lost_before))
-        for beat in self.heartbeats():
-            if not beat.fresh():
-                yield Problem(beat.name, f"{beat.name} has not moved for {beat.age_s():.0f} s")
+        for beat in self._stuck():
+            yield Problem(beat.name, f"{beat.name} has not moved for {beat.age_s():.0f} s")
+
+    def _stuck(self) -> Iterator[Heartbeat]:
+        """Return the heartbeats that are too old, the oldest first, of inference and post-processing that one only.
+
+        Those two wait for each other.
+        """
+        loop = [self._pipeline.looking, self._pipeline.telling] if self._pipeline else []
+        for beat in sorted(self.heartbeats(), key=lambda each: each.age_s(), reverse=True):
+            if not beat.fresh() and (beat not in loop or beat is max(loop, key=lambda each: each.age_s())):
+                yield beat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

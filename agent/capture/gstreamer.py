@@ -4,6 +4,7 @@ On a Jetson JPEG is decoded and colours are turned by hardware (nvv4l2decoder, n
 whatever the pipeline's own timeouts say (measured with OpenCV 4.6): the deadline is the reader's, outside.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ cv2 = load_cv2()
 
 # The newest frame only: an appsink that queues would let the delay grow.
 _SINK = "video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+_CHECK = ("check that it is plugged in, not used by another program, that the agent's user is in the group video, and "
+          "that it has this size and rate: v4l2-ctl --list-formats-ext")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+@-]+")
 
 
@@ -65,29 +68,30 @@ class GStreamerSource:
         what: The source's address, for messages.
         text: The pipeline.
         read_timeout_s: A read that takes this long means a dead camera, seconds.
+        device: The camera's device file; None = it has none.
         clock: Monotonic seconds.
 
     Raises:
-        SourceError: this OpenCV has no GStreamer, or the pipeline does not start.
+        SourceError: this OpenCV has no GStreamer, the device cannot be opened, or the pipeline does not start.
     """
 
     live = True
 
-    def __init__(self, what: str, text: str, *, read_timeout_s: float,
+    def __init__(self, what: str, text: str, *, read_timeout_s: float, device: str | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
             raise SourceError(f"{what}: this OpenCV ({cv2.__version__}) has no GStreamer",
                               "pip's OpenCV has none: install the system's python3-opencv, uninstall opencv-python* "
                               "from the venv, and make the venv with --system-site-packages")
+        if device is not None:
+            _try(device, what)
         self._what = what
         self._read_timeout_s = read_timeout_s
         self._clock = clock
         self._next = 0
         self._capture = cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():
-            raise SourceError(f"{what}: the camera did not start with: {text}",
-                              "check that it is plugged in, not used by another program, that the agent's user is in "
-                              "the group video, and that it has this size and rate: v4l2-ctl --list-formats-ext")
+            raise SourceError(f"{what}: the camera did not start with: {text}", _CHECK)
 
     def grab(self) -> int:
         """Hold the next frame; see :class:`agent.capture.source.Source`."""
@@ -103,3 +107,18 @@ class GStreamerSource:
     def close(self) -> None:
         """Stop the pipeline."""
         self._capture.release()
+
+
+def _try(device: str, what: str) -> None:
+    """Open the device file and close it again: of a camera that is not there GStreamer gives no reason."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    except FileNotFoundError as error:
+        raise SourceError(f"{what}: {device} is not there", "plug the camera in, or correct the address: "
+                          "`v4l2-ctl --list-devices` shows what there is") from error
+    except PermissionError as error:
+        raise SourceError(f"{what}: {device} cannot be opened: {error.strerror}", "the agent's user must be in the "
+                          "group video, and its unit must allow the device: `sudo vedette-setup`, then restart it"
+                          ) from error
+    except OSError as error:
+        raise SourceError(f"{what}: {device} cannot be opened: {error.strerror}", _CHECK) from error

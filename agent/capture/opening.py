@@ -72,4 +72,5 @@ def open_source(options: SourceOptions) -> Source:
         case SensorAddress() | DeviceAddress() as camera:
             from agent.capture.gstreamer import GStreamerSource, pipeline  # noqa: PLC0415  (as above)
             text = pipeline(camera, jetson=on_jetson(), width=options.width, height=options.height, rate=options.rate)
-            return GStreamerSource(options.url, text, read_timeout_s=options.read_timeout_s)
+            device = camera.device if isinstance(camera, DeviceAddress) else None
+            return GStreamerSource(options.url, text, read_timeout_s=options.read_timeout_s, device=device)

@@ -1,7 +1,7 @@
 """What to say when no agent answers: why, what systemd knows, how the last run ended, what to do."""
 
 from agent.asking import NoAnswer
-from agent.cli.words import ago, span
+from agent.cli.words import ago, lasting
 from agent.unit import Unit
 
 
@@ -24,7 +24,7 @@ def unit_words(unit: Unit) -> str:
     """Return what systemd says, in one line."""
     if not unit.installed:
         return f"systemd: {unit.name} is not installed"
-    lasts = "" if unit.since_s is None else f" for {span(unit.since_s)}"
+    lasts = "" if unit.since_s is None else f" {lasting(unit.since_s)}"
     parts = [f"systemd: {unit.name} is {unit.words}{lasts}",
              f"{unit.restarts} restart{'s' * (unit.restarts != 1)}" if unit.restarts else "",
              "starts again by itself" if unit.sub_state.startswith("auto-restart") else "",

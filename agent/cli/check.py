@@ -81,15 +81,15 @@ def check_options(command: Callable[..., object]) -> Callable[..., object]:
     return wrapped
 
 
-def check(find: Callable[[], Place], limits: Limits) -> int:
+def check(find: Callable[[], tuple[Place, ConfigError | None]], limits: Limits) -> int:
     """Ask once and print the plugin's output; return its exit code.
 
     Args:
-        find: Returns where to ask; may raise ConfigError.
+        find: Returns where to ask, and why the configuration cannot be used; may raise ConfigError.
         limits: What else is wrong besides what the agent itself calls a problem.
     """
     try:
-        place = find()
+        place, fault = find()
     except ConfigError as error:
         verdict = Verdict(UNKNOWN, error.what, details=(f"mend: {error.remedy}",))
     else:
@@ -98,6 +98,11 @@ def check(find: Callable[[], Place], limits: Limits) -> int:
         if isinstance(answer, Snapshot):
             odd = [*version_note(answer), *stranger_note(answer, place, _ASK_S)]
             verdict = verdict._replace(details=(*verdict.details, *odd))
+        # Whoever runs plugins need not be one who may read it.
+        if fault and not isinstance(fault.__cause__, OSError):
+            verdict = verdict._replace(
+                code=max(verdict.code, WARNING), details=(*verdict.details, *str(fault).splitlines()),
+                summary=f"{verdict.summary}; its configuration cannot be used, so it would not start again")
     click.echo(verdict.text)
     return verdict.code
 
@@ -120,7 +125,7 @@ def _present(s: Snapshot, limits: Limits) -> Verdict:
     code, told = CRITICAL if _in_a_loop(s) else _BY_STATE.get(s.state, WARNING), list(s.problems)
     oldest = s.spool.oldest_age_s if s.spool and s.spool.depth else 0.0
     frames = [(source, _frame_age(source, s)) for source in s.sources if source.state != "ended"]
-    stalest = max((age for _, age in frames), default=None)
+    stalest = max((age for source, age in frames if source.last_frame_age_s is not None), default=None)
     depth = s.spool.depth if s.spool else None
     for level, most, age in ((WARNING, limits.warn_spool, limits.warn_age),
                              (CRITICAL, limits.crit_spool, limits.crit_age)):
@@ -129,8 +134,7 @@ def _present(s: Snapshot, limits: Limits) -> Verdict:
         if age is not None:
             over += [f"the oldest event not yet delivered is {span(oldest)} old, more than {span(age)}"
                      ] if oldest is not None and oldest > age else []
-            over += [f"the last frame of {source.name} is {span(since)} old, more than {span(age)}"
-                     for source, since in frames if since > age]
+            over += [f"{_last_frame(source, since)}, more than {span(age)}" for source, since in frames if since > age]
         if over:
             code, told = max(code, level), [*told, *(f"{_WORDS[level]}: {words}" for words in over)]
     live = sum(source.state == "live" for source in s.sources)
@@ -146,7 +150,8 @@ def _present(s: Snapshot, limits: Limits) -> Verdict:
         *_perf("frame_age", stalest, "s", limits.warn_age, limits.crit_age),
         *_perf("p99_ms", latency.p99_ms if latency else None, "", None, None),
         f"live={live};;;0;{len(s.sources)}")
-    summary = f"{s.state} {span(since)}{doing}, {live} of {len(s.sources)} sources live, {rate:.1f} fps{first}"
+    lasts = span(since) if since >= 1 else "just now"
+    summary = f"{s.state} {lasts}{doing}, {live} of {len(s.sources)} sources live, {rate:.1f} fps{first}"
     return Verdict(code, summary, perfdata, tuple(told))
 
 
@@ -159,6 +164,12 @@ def _in_a_loop(s: Snapshot) -> bool:
 def _frame_age(source: SourceView, s: Snapshot) -> float:
     """Return the age of a source's last frame; where none ever came, that of the agent."""
     return s.uptime_s if source.last_frame_age_s is None else source.last_frame_age_s
+
+
+def _last_frame(source: SourceView, age_s: float) -> str:
+    if source.last_frame_age_s is None:
+        return f"{source.name} has given no frame yet, for {span(age_s)}"
+    return f"the last frame of {source.name} is {span(age_s)} old"
 
 
 def _perf(label: str, value: float | None, unit: str, warn: float | None, crit: float | None) -> list[str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from agent.cli.budget_screen import budget_lines, share_words, steps_table
 from agent.cli.layout import folded, height_of, richest, spread
-from agent.cli.words import ago, amount, cell, minute, plain_table, span, when
+from agent.cli.words import ago, amount, cell, lasting, minute, plain_table, span, when
 from agent.snapshot import GovernorView, Snapshot, SourceView, SpoolView, UpstreamView
 
 __all__ = ["amount", "cell", "plain_table", "say", "screen", "span"]
@@ -40,7 +40,9 @@ def say(what: RenderableType, width: int) -> None:
     # Not straight to standard output, so that all printing fails in one place: click.echo.
     text = io.StringIO()
     Console(file=text, force_terminal=on_terminal, width=terminal.width if on_terminal else width).print(what)
-    click.echo(text.getvalue(), nl=False)
+    # A table fills its last column with blanks; on a terminal they may carry a style, and nobody sees them.
+    plain = text.getvalue()
+    click.echo(plain if on_terminal else "".join(f"{line.rstrip()}\n" for line in plain.splitlines()), nl=False)
 
 
 def screen(snapshot: Snapshot, height: int | None = None, notes: Sequence[str] = ()) -> RenderableType:
@@ -152,9 +154,9 @@ def _head(s: Snapshot, notes: Sequence[str]) -> list[Text]:
     if s.state == "starting" and s.doing not in {"", s.state}:
         state.append(f" ({s.doing})")
     if s.state_since_s is None:
-        state.append(f" for {span(s.uptime_s)}")
+        state.append(f" {lasting(s.uptime_s)}")
     else:
-        state.append(f" for {span(s.state_since_s)}, since {minute(time.time() - s.state_since_s)}")
+        state.append(f" {lasting(s.state_since_s)}, since {minute(time.time() - s.state_since_s)}")
         state.append(f", up {span(s.uptime_s)}")
     state.append(f", pid {s.pid}")
     told = [Text(f"note      {note}", style="yellow") for note in notes]
@@ -181,7 +183,8 @@ def _sources(s: Snapshot, rows: int | None, *, fold: bool = False) -> Renderable
     for source in shown:
         table.add_row(
             cell(source.name, cut=cut), Text(source.state, style=_COLOURS.get(source.state, "")), span(source.since_s),
-            span(source.last_frame_age_s), Text(source.grade, style=_COLOURS.get(source.grade, "")),
+            "never" if source.last_frame_age_s is None else span(source.last_frame_age_s),
+            Text(source.grade, style=_COLOURS.get(source.grade, "")),
             f"{source.width}x{source.height}" if source.width else "unknown",
             f"{source.seen_rate:.1f}", f"{source.processed_rate:.1f}",
             *((share_words(s.governor, source.name),) if shared else ()), cell(_skipped(source), cut=cut))
@@ -225,7 +228,7 @@ def _upstream(view: UpstreamView | None) -> Text:
         return Text("upstream  not configured: events stay in the spool")
     text = Text("upstream  ")
     text.append(view.state, style=_COLOURS.get(view.state, ""))
-    text.append(f" for {span(view.since_s)}: {view.reason}" if view.reason else "")
+    text.append(f" {lasting(view.since_s)}: {view.reason}" if view.reason else "")
     text.append(f", {view.delivered_events} delivered, last {span(view.last_ack_age_s)} ago"
                 if view.delivered_events else ", nothing delivered yet")
     if view.next_try_in_s is not None:

@@ -13,9 +13,10 @@ from agent.asking import NoAnswer, Place, look, stranger_note, version_note
 from agent.cli.absent import absent_lines
 from agent.cli.check import Limits, check, check_options
 from agent.cli.options import json_option, load_or_default, optional_config_option
-from agent.config import DEFAULT_PATH, Config
+from agent.config import DEFAULT_PATH, Config, Device, StatusSection
 from agent.errors import EXIT_OK, ConfigError
 from agent.snapshot import Snapshot
+from agent.units import quantity
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,10 +45,10 @@ def status(*, config_path: Path | None, as_json: bool, socket: Path | None, watc
         click.echo(schema_text(), nl=False)
         return EXIT_OK
     if limits is not None:
-        return check(lambda: _place(config_path, socket)[0], limits)
-    place, odd = _place(config_path, socket)
-    if odd:
-        click.echo(f"vedette: {odd}", err=True)
+        return check(lambda: _place(config_path, socket), limits)
+    place, fault = _place(config_path, socket)
+    if fault:
+        click.echo(f"vedette: the configuration cannot be used, asking on {place.path} all the same: {fault}", err=True)
     if watch:
         return _watch(place, as_json)
     answer = look(place)
@@ -55,27 +56,44 @@ def status(*, config_path: Path | None, as_json: bool, socket: Path | None, watc
     return answer.exit_code()
 
 
-def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, str]:
-    """Return where to ask, and what was odd about finding it out.
+class _Where(msgspec.Struct):
+    """Of a configuration that cannot be used, what tells where to ask."""
+
+    device: Device = Device()
+    status: StatusSection = StatusSection()
+
+
+def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, ConfigError | None]:
+    """Return where to ask, and why the configuration cannot be used.
 
     An agent goes on with the configuration it was started with. So one that cannot be used now, or that this user may
-    not read, is no reason not to ask the service.
+    not read, is no reason not to ask.
 
     Raises:
-        ConfigError: a file of another place was named, and cannot be used.
+        ConfigError: a file was named that is not there, so nobody knows which agent is meant.
     """
     usual = Config()
     if socket is not None:
-        return Place(socket, service=socket == usual.socket_path), ""
-    service = config_path in _FALL_BACK
+        return Place(socket, service=socket == usual.socket_path), None
+    service, fault = config_path in _FALL_BACK, None
     try:
         config = load_or_default(config_path)
     except ConfigError as error:
-        if not service:
+        if not service and isinstance(error.__cause__, FileNotFoundError):
             raise
-        place = Place(usual.socket_path, service=True, state_dir=usual.state_dir)
-        return place, f"the configuration cannot be used, asking on {place.path} all the same: {error.what}"
-    return Place(config.socket_path, service=service, state_dir=config.state_dir), ""
+        config, fault = _what_is_left(config_path or DEFAULT_PATH), error
+        service = service or config.socket_path == usual.socket_path
+    folder = (config_path or DEFAULT_PATH).absolute().parent
+    return Place(folder / config.socket_path, service=service, state_dir=folder / config.state_dir), fault
+
+
+def _what_is_left(path: Path) -> Config:
+    """Return a configuration of the sections that tell where to ask, or of the defaults where they cannot be used."""
+    try:
+        where = msgspec.toml.decode(path.read_bytes(), type=_Where, dec_hook=quantity)
+    except (OSError, ValueError, RecursionError):
+        return Config()
+    return Config(device=where.device, status=where.status)
 
 
 def _print(answer: Snapshot | NoAnswer, place: Place, as_json: bool) -> None:

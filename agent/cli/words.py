@@ -28,6 +28,11 @@ def span(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes < 2880 else f"{minutes // 1440} d {minutes // 60 % 24} h"
 
 
+def lasting(seconds: float | None) -> str:
+    """Return how long something has been so: ``for 12 s``, or ``just now`` below a second."""
+    return "just now" if seconds is not None and seconds < 1 else f"for {span(seconds)}"
+
+
 def amount(count: float | None) -> str:
     """Return bytes as people say them, or ``unknown``."""
     if count is None:

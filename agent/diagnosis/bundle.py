@@ -26,7 +26,7 @@ from agent.diagnosis.service import secrets_of
 from agent.errors import AgentError
 from agent.reading import read_small
 from agent.runs import FILE as RUNS
-from agent.runs import LAST_END, MOST_RUNS, last_end
+from agent.runs import LAST_END, LAST_START, MOST_RUNS, last_end
 from agent.snapshot import LAST_STATUS
 from agent.status import ask
 from agent.unit import NAME
@@ -146,8 +146,9 @@ def _status(scrubber: Scrubber, config: Config, state_dir: Path) -> Iterator[tup
             yield name, _json(scrubber.value(msgspec.json.decode(read_small(state_dir / name, most).data)))
         except (OSError, RecursionError, msgspec.DecodeError):
             continue
-    if words := last_end(state_dir / LAST_END)[0]:
-        yield f"{LAST_END}.txt", scrubber.text(f"{words}\n").encode()
+    for name in (LAST_END, LAST_START):
+        if words := last_end(state_dir / name)[0]:
+            yield f"{name}.txt", scrubber.text(f"{words}\n").encode()
 
 
 def _said(scrubber: Scrubber, command: list[str]) -> bytes:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.asking import hang
 from agent.diagnosis.around import Answers
 from agent.diagnosis.service_facts import Running
 from agent.errors import AgentError
@@ -18,12 +19,19 @@ class _Version(msgspec.Struct):
 
 
 def ask_agent(socket: Path) -> tuple[Running, Snapshot | None]:
-    """Ask the agent behind ``socket``; takes two seconds at most for each of three questions."""
+    """Ask the agent behind ``socket``; takes two seconds at most for each of three questions.
+
+    Of an agent that hangs ``state`` is ``stopped`` where its process is; else it is empty.
+    """
     try:
         snapshot = fetch(socket)
     except AgentError as error:
         answers: Answers = silence(error) or (
             "another version" if isinstance(error.__cause__, msgspec.DecodeError | RecursionError) else "odd")
+        if answers == "hangs":
+            found = hang(socket, error)
+            return Running(socket=str(socket), answers=answers, said=found.why, pid=found.pid,
+                           state="stopped" if found.stopped else ""), None
         version = _version(socket) if answers == "another version" else ""
         return Running(socket=str(socket), answers=answers, said=error.what, version=version), None
     try:

@@ -1,5 +1,6 @@
 """Judge the service: is it installed, does it run, does it answer, and is it of this version. Pure."""
 
+from agent.asking import LET_GO_ON
 from agent.diagnosis.facts import Facts
 from agent.diagnosis.rows import Row
 from agent.diagnosis.service_facts import Running, Service
@@ -66,8 +67,9 @@ def _socket(service: Service, *, runs: bool) -> tuple[Row, ...]:
     rows = {
         "not permitted": Row(name=name, verdict="unknown", found=said, remedy="run it with sudo, or `sudo usermod -aG "
                              "vedette USER` and log in again"),
-        "hangs": Row(name=name, verdict="fail", fatal=True, found=f"{said}: it hangs", remedy="the watchdog restarts "
-                     "it; else `sudo systemctl restart vedette`, and keep a `vedette doctor --bundle` first"),
+        "hangs": Row(name=name, verdict="fail", fatal=True, found=said, remedy=(
+            f"{LET_GO_ON.format(running.pid)}; " if running.state == "stopped" else "") + "the watchdog restarts it; "
+            "else `sudo systemctl restart vedette`, and keep a `vedette doctor --bundle` first"),
         "another version": Row(name=name, verdict="unknown", found=said,
                                remedy="use the `vedette` command of the same installation"),
     }

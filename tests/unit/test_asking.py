@@ -248,6 +248,7 @@ def test_two_agents_the_one_that_answers_is_not_the_service(path, systemd):
 @pytest.mark.parametrize(("left", "how", "said"), [
     ({}, None, []),
     ({"spool.sqlite": b""}, None, ["the last run left no word"]),
+    ({"last-start": b"exit-code exited 203"}, "no-start", []),
     ({FILE: [Run(began_at=1.0, began_s=1.0, boot="b", ended="watchdog", words="the watchdog ended it", ended_at=99.0)], "spool.sqlite": b""}, "watchdog", []),
     ({FILE: [Run(began_at=1.0, began_s=1.0, boot="b")], "spool.sqlite": b""}, None, ["left no word"]),
     ({FILE: [Run(began_at=1.0, began_s=1.0, boot="b", ended="stopped", words="it was stopped")], LAST_STATUS: snapshot([camera("a")], spool=queue(depth=7))},

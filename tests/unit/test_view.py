@@ -11,7 +11,7 @@ import pytest
 from agent.capture.reader import ReaderStatus
 from agent.config import Config, Device, SourceSection
 from agent.inference.engine import EngineDescription
-from agent.meters import SourceMeter
+from agent.meters import Heartbeat, SourceMeter
 from agent.records import SourceState
 from agent.snapshot import EndView, Snapshot
 from agent.view import View
@@ -65,6 +65,16 @@ def test_systemd_hears_that_all_is_well_only_while_all_of_these_move(view):
     assert [each.name for each in view.heartbeats()] == ["inference", "postprocess", "governor", "spool", "uploader", "reader-door"]
 
 
+@pytest.mark.parametrize(("looking_s", "telling_s", "named"), [(0, 0, []), (40, 0, ["inference"]), (0, 40, ["postprocess"]), (50, 40, ["inference"]), (40, 50, ["postprocess"])])
+def test_of_inference_and_postprocessing_the_one_that_stopped_first_is_named(view, looking_s, telling_s, named):
+    def beat(name, age_s):
+        return Heartbeat(name, limit_s=30.0, clock=iter([0.0, *[float(age_s)] * 20]).__next__)
+    running(view)
+    view._pipeline.looking, view._pipeline.telling = beat("inference", looking_s), beat("postprocess", telling_s)
+    view._reporting = [beat("spool", 70)]
+    assert [words.split()[0] for words in view.snapshot().problems] == ["spool", *named]
+
+
 def test_it_says_since_when_it_is_in_its_state(view):
     first = view.snapshot()
     assert (first.state, first.state_since_s) == ("starting", pytest.approx(first.uptime_s, abs=0.05))
@@ -91,7 +101,7 @@ def test_problems_are_kept_with_their_times_though_nobody_asks(view):
     view.reader.state = SourceState.DOWN
     view.tick()
     now = view.snapshot()
-    assert now.problems == ["source door is down for 100 s: why"]
+    assert now.problems == ["source door is down for 100 s: why (`vedette doctor` has a row on it)"]
     tuning, door = now.problems_past
     assert (tuning.words, door.words) == ("tuning failed: 3 of 4", now.problems[0])
     assert tuning.began_at == pytest.approx(began, abs=0.05)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.capture import gstreamer
 from agent.capture.address import DeviceAddress, SensorAddress
 from agent.capture.gstreamer import GStreamerSource, pipeline
 from agent.errors import SourceError
@@ -84,14 +85,49 @@ except SourceError as error:
 else:
     sys.exit("a missing camera opened")
 """
+GONE = """
+import sys
+from agent.capture.opening import SourceOptions, open_source
+from agent.errors import SourceError
+try:
+    open_source(SourceOptions(name="door", url="v4l2://{device}"))
+except SourceError as error:
+    print(error)
+else:
+    sys.exit("it opened")
+"""
 
 
-@pytest.mark.parametrize("mjpeg", [False, True], ids=["raw", "mjpeg"])
-def test_pipeline_runs_in_the_systems_opencv(mjpeg):
+def run_by_system(code):
     if not Path(SYSTEM_PYTHON).exists() or Path(sys.executable).resolve() == Path(SYSTEM_PYTHON):
         pytest.skip(f"needs {SYSTEM_PYTHON}: run on Debian or Ubuntu")
     if subprocess.run([SYSTEM_PYTHON, "-c", PROBE], capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the system's OpenCV with GStreamer: apt-get install python3-opencv gstreamer1.0-plugins-good")
-    done = subprocess.run([SYSTEM_PYTHON, "-c", REAL.format(mjpeg=mjpeg)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=60, check=False)
+    return subprocess.run([SYSTEM_PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("mjpeg", [False, True], ids=["raw", "mjpeg"])
+def test_pipeline_runs_in_the_systems_opencv(mjpeg):
+    done = run_by_system(REAL.format(mjpeg=mjpeg))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("device", "words", "mend"), [
+    ("/dev/video99", "v4l2:///dev/video99: /dev/video99 is not there", "--list-devices"),
+    ("/dev/fd", "/dev/fd cannot be opened: Is a directory", "plugged in"),
+    ("/dev/null", "/dev/null: the camera did not start with", "plugged in")])
+def test_what_cannot_be_opened_is_said_by_us_and_nobody_else_writes(device, words, mend):
+    done = run_by_system(GONE.format(device=device))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert words in done.stdout
+    assert mend in done.stdout
+
+
+def test_a_device_that_may_not_be_opened_names_the_group(monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(gstreamer.os, "open", refused)
+    monkeypatch.setattr(gstreamer.cv2.videoio_registry, "hasBackend", lambda _: True)
+    with pytest.raises(SourceError, match="/dev/video0 cannot be opened: Operation not permitted") as caught:
+        GStreamerSource("v4l2:///dev/video0", "", read_timeout_s=2, device="/dev/video0")
+    assert "group video" in caught.value.remedy

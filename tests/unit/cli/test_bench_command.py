@@ -103,7 +103,7 @@ def serving(monkeypatch, tmp_path):
     """Nothing is prepared or loaded really; what would be loaded is returned."""
     Prepared.path = tmp_path / "prepared.onnx"
     sizes = []
-    monkeypatch.setattr("agent.serving.prepare", lambda recipe, size, state_dir, stage: sizes.append(size) or Prepared)
+    monkeypatch.setattr("agent.serving.prepare", lambda recipe, size, state_dir, stage, progress: sizes.append(size) or Prepared)
     monkeypatch.setattr("agent.serving.load_engine", lambda file: file)
     monkeypatch.setattr("agent.assembly.model", lambda config, recipe, engine: types.SimpleNamespace(engine=engine))
 

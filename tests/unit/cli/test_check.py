@@ -6,15 +6,17 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.asking import NoAnswer
 from agent.cli import main
 from agent.cli.check import CRITICAL, OK, UNKNOWN, WARNING, Limits, judge
+from agent.errors import ConfigError
 from agent.snapshot import SCHEMA, EndView
 from agent.status import StatusServer
 from tests.unit.cli.test_screen import camera, queue, snapshot
-from tests.unit.test_asking import listening, unit
+from tests.unit.test_asking import answering, listening, unit
 
 # https://nagios-plugins.org/doc/guidelines.html: 'label'=value[UOM];[warn];[crit];[min];[max]
 PERFDATA = re.compile(r"([a-z0-9_]+)=(-?[0-9.]+)(s?)((?:;[0-9.]*){0,4})")
@@ -68,7 +70,7 @@ NEVER = [camera("gate", last_frame_age_s=None)]
     ({"spool": queue(depth=3, oldest_age_s=None)}, Limits(crit_age=0.1), OK, ""),
     ({"spool": None}, Limits(crit_spool=0, crit_age=0.1), OK, ""),
     ({"sources": SILENT}, Limits(warn_age=31, crit_age=60), OK, ""), ({"sources": SILENT}, Limits(warn_age=29), WARNING, "the last frame of gate is 30 s old"),
-    ({"sources": SILENT}, Limits(crit_age=29), CRITICAL, "the last frame of gate"), ({"sources": NEVER}, Limits(crit_age=60), CRITICAL, "the last frame of gate"),
+    ({"sources": SILENT}, Limits(crit_age=29), CRITICAL, "the last frame of gate"), ({"sources": NEVER}, Limits(crit_age=60), CRITICAL, "gate has given no frame yet, for"),
     ({"sources": []}, Limits(crit_age=60), OK, ""),
 ])
 def test_limits(changes, limits, code, says):
@@ -145,8 +147,29 @@ def test_it_takes_three_seconds_at_most(socket, capsys, monkeypatch):
     assert "VEDETTE CRITICAL - hung" in capsys.readouterr().out
 
 
-def test_a_configuration_that_cannot_be_used_is_unknown(tmp_path, capsys):
-    (tmp_path / "c.toml").write_text("nonsense = 1")
+@pytest.mark.parametrize(("state", "code", "word"), [("running", 1, "WARNING"), ("down", 2, "CRITICAL")])
+def test_a_configuration_that_cannot_be_used_is_a_warning_whatever_the_agent_says(socket, tmp_path, capsys, state, code, word):
+    (tmp_path / "c.toml").write_text(f"nonsense = 1\n[status]\nsocket = '{socket}'")
+    answering(socket, msgspec.json.encode(snapshot(state=state)))
+    assert main(["status", "--check", "-c", str(tmp_path / "c.toml")]) == code
+    said = capsys.readouterr().out
+    assert said.startswith(f"VEDETTE {word} - {state}")
+    assert "its configuration cannot be used, so it would not start again |" in said
+    assert "nonsense" in said
+    assert "mend: " in said
+
+
+def test_a_configuration_that_this_user_may_not_read_is_no_fault(socket, tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise ConfigError("c.toml: cannot be read: Permission denied", "check its owner and mode") from PermissionError()
+    monkeypatch.setattr("agent.cli.options.load", refuse)
+    monkeypatch.setattr("agent.config.Config.socket_path", property(lambda _: socket))
+    answering(socket, msgspec.json.encode(snapshot(state="running")))
+    assert main(["status", "--check", "-c", str(tmp_path / "c.toml")]) == 0
+    assert "configuration" not in capsys.readouterr().out
+
+
+def test_a_configuration_that_is_not_there_is_unknown(tmp_path, capsys):
     assert main(["status", "--check", "-c", str(tmp_path / "c.toml")]) == 3
     assert "VEDETTE UNKNOWN - " in capsys.readouterr().out
 

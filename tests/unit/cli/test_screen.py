@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from agent.cli.screen import screen
-from agent.problems import spool_problems, upstream_problems
+from agent.cli.screen import say, screen
+from agent.problems import source_problems, spool_problems, upstream_problems
 from agent.snapshot import SCHEMA, EngineView, LimitView, Snapshot, SourceView, SpoolView, StageView, UpstreamView
 
 
@@ -172,3 +172,20 @@ def test_problems_of_the_delivery(changes, says):
     told = list(upstream_problems(delivery(**changes)))
     assert len(told) == len(says)
     assert all(part in problem for part, problem in zip(says, told, strict=True))
+
+
+@pytest.mark.parametrize(("source", "says"), [
+    (camera("door", "down", reason="no", since_s=12.0), "source door is down for 12 s: no (`vedette doctor` has a row on it)"),
+    (camera("door", "down", reason="no (mend)", since_s=0.2), "source door is down: no (mend)"),
+    (camera("door", "frozen", reason="no", since_s=9.0), ("source door is frozen for 9 s: no (restart the camera, check its cable; "
+     "`vedette doctor` has a row on it)"))])
+def test_each_problem_of_a_source_says_how_to_mend_it(source, says):
+    assert [problem.words for problem in source_problems([source])] == [says]
+
+
+def test_no_line_ends_with_blanks_and_what_never_came_has_no_age(capsys):
+    say(screen(snapshot([camera("gate", "down", last_frame_age_s=None), camera("yard")], state="degraded", state_since_s=0.0)), width=110)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert "degraded just now, since" in lines[0]
+    assert " never " in next(line for line in lines if line.startswith("gate"))

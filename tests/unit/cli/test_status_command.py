@@ -108,10 +108,32 @@ def test_a_configuration_that_cannot_be_used_is_no_reason_not_to_ask_the_service
     assert "gate" in said.out
 
 
-def test_another_file_that_cannot_be_used_is_an_error(tmp_path, capsys):
-    (tmp_path / "trial.toml").write_text("nonsense = 1")
+@pytest.mark.parametrize(("text", "asked"), [
+    ("[spool]\nmax_age = 'soon'\n[status]\nsocket = '{served}'", "own"),
+    ("[spool]\nmax_age = 'soon'\n[device]\nruntime_dir = '{served.parent}'", "own"),
+    ("[spool]\nmax_age = 'soon'", "usual"), ("[status]\nnonsense = 1\nsocket = '{served}'", "usual"), ("[status", "usual")])
+def test_another_file_that_cannot_be_used_is_said_and_the_agent_asked_all_the_same(tmp_path, served, capsys, monkeypatch, text, asked):
+    socket = served.rename(served.parent / "status.sock")
+    if asked == "usual":
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(served.parent))
+    trial = tmp_path / "trial.toml"
+    trial.write_text(text.replace("{served}", str(socket)).replace("{served.parent}", str(socket.parent)))
+    assert main(["status", "-c", str(trial)]) == 0
+    said = capsys.readouterr()
+    assert f"the configuration cannot be used, asking on {socket} all the same: {trial}: " in said.err
+    assert "  mend: " in said.err
+    assert "gate" in said.out
+
+
+def test_a_relative_socket_of_a_file_that_cannot_be_used_starts_where_the_file_is(tmp_path, capsys):
+    (tmp_path / "trial.toml").write_text("nonsense = 1\n[status]\nsocket = 'a.sock'")
+    assert main(["status", "-c", str(tmp_path / "trial.toml")]) == 2
+    assert f"no agent answers on {tmp_path / 'a.sock'}" in capsys.readouterr().err
+
+
+def test_another_file_that_is_not_there_is_an_error(tmp_path, capsys):
     assert main(["status", "-c", str(tmp_path / "trial.toml")]) == 78
-    assert "nonsense" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
 
 
 def test_with_a_socket_no_configuration_is_read(served, capsys, monkeypatch):

@@ -72,6 +72,7 @@ proxy = "http://proxy:3128"
     (state / "last-status.json").write_text(json.dumps({"version": "1", "sources": [{"url": f"rtsp://u:{PLANTED['status']}@cam"}]}))
     (state / "runs.json").write_text(json.dumps([{"words": "it was stopped"}]))
     (state / "last-end").write_text("watchdog killed ABRT")
+    (state / "last-start").write_text("exit-code exited 78")
     for name, text in (("journalctl", JOURNAL), ("systemctl", UNIT)):
         (tools / f"{name}.txt").write_text(text)
         (tools / name).write_text(f'#!/bin/sh\necho called with: "$@"\ncat {tools}/{name}.txt\n')
@@ -98,7 +99,7 @@ def test_no_planted_secret_is_in_the_archive_and_what_helps_is(box, tmp_path):
     assert {name for name, secret in PLANTED.items() if secret in everything} == set()
     assert "Admin-of-door" not in everything
     assert listed == [(name, len(text.encode())) for name, text in files.items()]
-    assert set(files) == {"doctor.json", "status.txt", "last-status.json", "runs.json", "last-end.txt", "configuration.json", "unit.txt", "unit-state.txt", "journal.txt",
+    assert set(files) == {"doctor.json", "status.txt", "last-status.json", "runs.json", "last-end.txt", "last-start.txt", "configuration.json", "unit.txt", "unit-state.txt", "journal.txt",
                           "versions.txt", "state-files.txt", "system.txt"}
     written = json.loads(files["configuration.json"])
     assert written[str(config)]["source"]["door"]["password"] == "credential:cam"
@@ -112,6 +113,7 @@ def test_no_planted_secret_is_in_the_archive_and_what_helps_is(box, tmp_path):
     assert "spool.sqlite" in files["state-files.txt"]
     assert "msgspec==" in files["versions.txt"]
     assert "watchdog killed ABRT" in files["last-end.txt"]
+    assert "exit-code exited 78" in files["last-start.txt"]
 
 
 def test_only_its_owner_may_read_it_and_an_older_one_is_replaced_whole(box, tmp_path):
@@ -216,7 +218,7 @@ def test_what_the_services_user_put_there_is_neither_followed_nor_waited_for(box
     config, state = box
     hidden = tmp_path / "shadow"
     hidden.write_text('"root:Hidden-hash:19000"')
-    for path in (state / "last-end", state / "last-status.json", state / "runs.json", tmp_path / "run/page-token"):
+    for path in (state / "last-end", state / "last-start", state / "last-status.json", state / "runs.json", tmp_path / "run/page-token"):
         path.unlink()
         match kind:
             case "link":
@@ -228,7 +230,7 @@ def test_what_the_services_user_put_there_is_neither_followed_nor_waited_for(box
                     file.truncate(1 << 40)
     write_bundle(tmp_path / "out.tar.gz", DOCTOR, load(config), config, state)
     files = unpacked(tmp_path / "out.tar.gz")
-    assert not {"last-end.txt", "last-status.json", "runs.json"} & set(files)
+    assert not {"last-end.txt", "last-start.txt", "last-status.json", "runs.json"} & set(files)
     assert "Hidden-hash" not in "\n".join(files.values())
     assert "engine centerface is ready" in files["journal.txt"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent import asking
 from agent import unit as units
 from agent.config import Config, EngineSection, SourceSection, UpstreamSection
 from agent.diagnosis.accounts import access, account
@@ -137,6 +138,13 @@ def test_how_the_last_run_ended(tmp_path, run, word, ended):
     assert (tmp_path / "last-end").exists() == bool(word), "nothing is changed"
 
 
+def test_a_start_that_failed_after_the_last_run(tmp_path):
+    (tmp_path / "runs.json").write_bytes(msgspec.json.encode([Run(began_at=1.0, began_s=1.0, boot="b", ended=STOPPED)]))
+    (tmp_path / "last-start").write_text("exit-code exited 70")
+    found = gather_service(None, None, tmp_path, NOBODY, tmp_path / "root")
+    assert (found.last_end, found.last_words) == ("no-start", "it never began its work: it ended with exit code 70, a defect of the program")
+
+
 @pytest.mark.parametrize(("path", "sandbox", "why"), [
     ("/home/me/a", {"protect_home": "yes"}, "ProtectHome=yes"), ("/home/me/a", {"protect_home": "read-only"}, ""), ("/home/me/a", {}, ""),
     ("/root/a", {"protect_home": "tmpfs"}, "ProtectHome=tmpfs"), ("/srv/../home/a", {"protect_home": "yes"}, "ProtectHome=yes"),
@@ -232,7 +240,7 @@ class MadeAgent:
             except OSError:
                 return
             self.kept.append(client)
-            page = client.recv(4096).split(b" ")[1].decode()
+            page = client.recv(4096).decode().partition(" ")[2].split(" ")[0]  # empty: only who listens was of interest
             if self.pages.get(page) is not None:
                 code, body = self.pages[page]
                 client.sendall(b"HTTP/1.0 %d X\r\n\r\n%s" % (code, body))
@@ -265,10 +273,20 @@ def test_an_agent_that_answers(agent):
 
 
 def test_an_agent_that_hangs_one_of_another_version_and_none(agent, tmp_path):
-    assert ask_agent(agent({}))[0].answers == "hangs"
+    running, _ = ask_agent(agent({}))
+    assert (running.answers, running.pid, running.state) == ("hangs", os.getpid(), "")
+    assert f"process {os.getpid()} hangs" in running.said
     running, seen = ask_agent(agent({"/status": (200, b'{"version": "9.0", "schema": 7}')}))
     assert (running.answers, running.version, seen) == ("another version", "9.0", None)
     assert ask_agent(tmp_path / "none.sock")[0].answers == "nobody"
     (tmp_path / "plain").touch()
     assert ask_agent(tmp_path / "plain")[0].answers == "nobody"
     assert ask_agent(agent({"/status": (200, b"")}))[0].answers in {"odd", "another version"}
+
+
+def test_an_agent_that_is_stopped_is_said_to_be_in_the_words_of_the_status(agent, monkeypatch):
+    monkeypatch.setattr(asking, "_stopped", lambda pid: pid == os.getpid())
+    path = agent({})
+    running, _ = ask_agent(path)
+    assert (running.pid, running.state) == (os.getpid(), "stopped")
+    assert running.said == asking.look(asking.Place(path), 0.2).why
