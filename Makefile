@@ -1,9 +1,9 @@
 # Two commands set a fresh machine up by themselves: `make demo` and `make test`.
 # PYTHON=python3.11 chooses the interpreter (3.10 to 3.12), VENV=path the environment.
-# JOBS: that many test processes side by side; more than cores, for many tests wait. A file's tests stay together.
+# JOBS: that many test processes side by side; a file's tests stay together.
 PYTHON ?=
 VENV ?= .venv
-JOBS ?= 3
+JOBS ?= 2
 BIN := $(VENV)/bin
 export PYTHON VENV
 

@@ -6,6 +6,8 @@ What a fault is and how it is told stands in agent/faults.py. Nothing the file n
 """
 
 import os
+import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +38,8 @@ __all__ = [
     "LogSection", "QuietHours", "SourceSection", "SpoolSection", "StatusSection", "UpstreamSection", "load",
 ]
 DEFAULT_PATH = Path("/etc/vedette/config.toml")
+_BETWEEN = "', '"
+_KEYS_PATH = re.compile(r"\('(.*?)',?\)")  # of a table, as Python's parser prints it: ('source', 'door')
 
 
 class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -130,14 +134,19 @@ def _overlays(folder: Path) -> list[Path]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+        content = file.read_bytes()
+        if content.startswith(BOM_UTF8):
+            raise ConfigError(f"{file}: it begins with a byte order mark, which TOML has not",
+                              "save it as UTF-8 without a BOM")
+        loaded: dict[str, Any] = msgspec.toml.decode(content)
     except FileNotFoundError as error:
         remedy = f"give the right path with --config, or write one; {KEYS}"
         raise ConfigError(f"{file}: no such file", remedy) from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}", "check its owner and mode") from error
     except (ValueError, RecursionError) as error:  # faulty, no UTF-8, a number of 5000 digits, nested without end
-        raise ConfigError(f"{file}: not valid TOML: {error}", "correct that line; strings need quotes") from error
+        said = _KEYS_PATH.sub(lambda path: f"[{path[1].replace(_BETWEEN, '.')}]", str(error))
+        raise ConfigError(f"{file}: not valid TOML: {said}", "correct that line; strings need quotes") from error
     return loaded
 
 

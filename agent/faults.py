@@ -27,7 +27,11 @@ _SECRETS = re.compile(r"source\..+\.password|upstream\.(token|client_key)|status
 _SAID = re.compile(r"(.*?)(?: - at `\$([^`]*)`)?", re.DOTALL)  # msgspec: text and, but for the root, path
 _REFERENCE = re.compile(r"file:[^\0]+|credential:\w[\w.@-]*")
 _NO_LIMIT = "leave it out for no limit"  # as agent/units.py says it of a zero
-_PAIRS = "write a list of [height, width] pairs, each side from 32 to 4096 pixels: [[480, 640], [320, 320]]"
+_NAMES = "use lower-case letters, digits, - and _"
+_REMEDIES = {
+    "budget.sizes": "write a list of [height, width] pairs, each side from 32 to 4096 pixels: [[480, 640], [320, 320]]",
+    "status.listen": 'write it like "127.0.0.1:8642"', "device.id": _NAMES, "engine.recipe": _NAMES,
+}
 _LEAST_SPOOL = 1 << 20  # bytes; below, SQLite's own pages and the log beside them leave no room for events
 _LEAST_MEMORY = Bytes(32e6)  # a Python process with numpy alone takes more
 _COLDEST, _HOTTEST = Celsius(20), Celsius(130)  # a room; more than any silicon of a board is let reach
@@ -94,8 +98,6 @@ def _put(key: str, text: str, root: type[msgspec.Struct]) -> tuple[str, str]:
         return "this is no time of day", 'write HH:MM in quotes, for example "22:00"'
     if re.fullmatch(r"budget\.quiet_hours(\[\d+\])?", key):
         return text, f"write each entry below double brackets: {_header(key)}"
-    if key == "budget.sizes":
-        return text, _PAIRS
     if "Expected `object`" in text:
         return text, f"write it as a table: [{key}{'.NAME' * (key == 'source')}]"
     table, _, name = key.rpartition(".")
@@ -103,7 +105,7 @@ def _put(key: str, text: str, root: type[msgspec.Struct]) -> tuple[str, str]:
     default = next((field.default for field in fields if field.name == name), None)
     if isinstance(default, Quantity):
         text = text.replace(_NO_LIMIT, f"leave it out for {default}")
-    return text, KEYS
+    return re.sub(r"Expected `str` matching regex .*", "it is not of the right form", text), _REMEDIES.get(key, KEYS)
 
 
 def _header(key: str) -> str:
@@ -191,7 +193,7 @@ def _quiet_problems(key: str, hours: "QuietHours") -> Iterator[Problem]:
 def _source_problems(name: str, source: "SourceSection") -> Iterator[Problem]:
     key = f"source.{name}"
     if not re.match(NAME, name):
-        yield Problem(key, f"{name!r} is no good name", "use lower-case letters, digits, - and _")
+        yield Problem(key, f"{name!r} is no good name", _NAMES)
     yield from _bad_address(f"{key}.url", source.url, _SOURCE)
     yield from _bad_secret(f"{key}.password", source.password)
     if source.password is not None and source.username is None:

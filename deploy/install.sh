@@ -42,6 +42,10 @@ fail() { # WHAT MEND [CODE]
     printf '%s\n' "install.sh: $1" "  mend: $2" >&2
     exit "${3:-1}"
 }
+refuse() { # WHAT MEND: a dry run goes on, and says so
+    [ -n "$dry" ] || fail "$@"
+    warn "the real run would end here: $1" "$2"
+}
 run() { # do it, or print it
     if [ -n "$dry" ]; then printf '       would run: %s\n' "$*"; else "$@"; fi
 }
@@ -85,8 +89,8 @@ use_stand_ins() { # so that a trial never touches this machine's own services an
 
 check_box() {
     [ -n "$dry" ] || [ "$(id -u)" -eq 0 ] || fail "only root may install a service" "sudo deploy/install.sh"
-    [ -d "$root/run/systemd/system" ] || [ -n "$dry" ] ||
-        fail "systemd does not run on this machine ($root/run/systemd/system is not there)" "install on a box that systemd has started; in a container use \`vedette run\`"
+    [ -d "$root/run/systemd/system" ] ||
+        refuse "systemd does not run on this machine ($root/run/systemd/system is not there)" "install on a box that systemd has started; in a container use \`vedette run\`"
     case $(dpkg-query -W -f '${db:Status-Status}' vedette 2>/dev/null) in
         '' | not-installed | config-files) ;;
         *) fail "vedette is installed here by its .deb" "upgrade it with apt, or first: apt remove vedette" ;;
@@ -308,9 +312,14 @@ if inside and sys.argv[1]:
 
 # --- switching -------------------------------------------------------------------------------------------------------
 
-config_problem() { # VERSION'S FOLDER: print what it says against the configuration of this box
-    if [ ! -f "$etc/config.toml" ]; then echo "there is no $etc/config.toml"; return; fi
-    said=$(CREDENTIALS_DIRECTORY=$etc/credentials "$1/bin/vedette" config check --config "$etc/config.toml" 2>&1) || printf '%s\n' "$said"
+look_at_config() { # VERSION'S FOLDER: set problem to why it does not start with the configuration of this box; '' when it does
+    problem="there is no $etc/config.toml"
+    [ -f "$etc/config.toml" ] || return 0
+    if problem=$(CREDENTIALS_DIRECTORY=$etc/credentials "$1/bin/vedette" config check --config "$etc/config.toml" 2>&1); then
+        # What it starts with all the same, a camera that is not there for one.
+        printf '%s\n' "$problem" | grep -e '^warning: ' -e '^  mend: ' >&2
+        problem=''
+    fi
 }
 
 lay_out() { # VERSION'S FOLDER: user, folders, units, commands
@@ -366,7 +375,8 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
     looked=$(looks)
     problem='' looked_at=''
     if [ -x "$opt/versions/$target/bin/vedette" ] && [ -f "$etc/config.toml" ]; then
-        problem=$(config_problem "$opt/versions/$target") looked_at=yes
+        look_at_config "$opt/versions/$target"
+        looked_at=yes
     fi
     if [ -n "$problem" ] && [ -n "$active" ]; then
         fail "this version does not take the configuration of this box: $problem" "change $etc/config.toml so that both do; the old version goes on running"
@@ -382,14 +392,14 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
     fi
     systemd enable --quiet vedette.service || fail "the service could not be enabled" "see systemctl's message above"
     if [ -z "$dry" ]; then
-        [ -n "$looked_at" ] || problem=$(config_problem "$opt/versions/$target")
+        [ -n "$looked_at" ] || look_at_config "$opt/versions/$target"
     elif [ ! -f "$etc/config.toml" ]; then
         problem="$etc/config.toml would be the example, which names no camera"
     fi
     if [ -z "$start" ]; then
         say "not started, as you asked; start it with:  systemctl restart vedette"
     elif [ -n "$problem" ]; then
-        report "installed, not started yet: $problem"
+        say "installed, not started yet: $problem"
         say "next: edit $etc/config.toml, then:  vedette config check && systemctl start vedette"
     elif [ -n "$active" ] && [ "$looked" = "$(looks)" ]; then
         say "the service runs already, and nothing of it has changed"

@@ -14,9 +14,15 @@ _HEAD = """\
 
 One TOML file, by default `/etc/vedette/config.toml`; the files of `conf.d/*.toml` beside it are laid over it in the
 order of their names, key by key. An unknown key or a bad value is an error (exit code 78) that names file, key, value
-and remedy. `vedette config check` also finds what `vedette run` would refuse later (recipe, model, provider, files,
-secrets, directories), without a network; `vedette config show` prints what it comes to with all defaults, addresses
-without what is secret in them.
+and remedy.
+
+`vedette config check` looks at what the file names on this machine, without a network. A fault is what `vedette run`
+ends on: no such recipe, its model, the runtime or its provider, the upstream's token, the state directory; that gives
+exit code 78. A warning is what it starts with and is degraded by until it is mended: a camera, a clip, a password, a
+certificate, the page's token, a smaller canvas that is none; that gives exit code 0, so `vedette config check &&
+systemctl start vedette` starts it. The installers go by this, too. `--json` prints both, each with its `kind`.
+
+`vedette config show` prints what it comes to with all defaults, addresses without what is secret in them.
 
 Quantities carry their unit: `"250ms"`, `"10s"`, `"600MB"`, `"9W"`, `"85C"`, `"10fps"`. A rate, a power and an amount of
 bytes are more than 0: leave a limit out for no limit. A timeout is more than 0 and at most `"10min"`.

@@ -3,18 +3,23 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from agent.cli.options import config_option, json_option
-from agent.config import BudgetSection, Config, SourceSection, UpstreamSection, load
-from agent.errors import AgentError, ConfigError
+from agent.config import BudgetSection, Config, EngineSection, SourceSection, UpstreamSection, load
+from agent.errors import EXIT_CONFIG, EXIT_OK, AgentError, ConfigError, EngineError
 from agent.redact import redact
+from agent.secrets import read_secret, secret_path
+
+if TYPE_CHECKING:
+    from agent.building.recipe import Recipe
+    from agent.capture.address import Address
 
 _LONGEST_SOCKET = 107  # bytes; sun_path of unix(7) less its closing zero
 _ADDRESSES = frozenset({"url", "proxy"})
@@ -29,23 +34,28 @@ def config() -> None:
 @config.command()
 @config_option
 @json_option
-def check(config_path: Path, as_json: bool) -> None:
-    """Find what `vedette run` would refuse, without a network: exit 78 on a fault.
+def check(config_path: Path, as_json: bool) -> int:
+    """Find what `vedette run` would end on (a fault), and what it would start with but lack (a warning).
 
-    Reads the configuration and looks at what it names on this machine: recipe, model, provider, files, secrets,
-    directories.
+    Reads the configuration and looks, without a network, at what it names on this machine: recipe, model, runtime,
+    cameras, files, secrets, directories.
+
+    Exit code 0: it can be started, whatever the warnings. 78: there is a fault.
     """
     loaded = load(config_path)
-    faults = list(_faults(loaded))
+    faults, warnings = list(_faults(loaded)), list(_warnings(loaded))
+    findings = [*(("fault", fault) for fault in faults), *(("warning", warning) for warning in warnings)]
     if as_json:
-        click.echo(json.dumps([{"what": fault.what, "remedy": fault.remedy} for fault in faults]))
-    for fault in faults if not as_json else ():
-        click.echo(f"fault: {fault}")
+        click.echo(json.dumps([{"kind": kind, "what": found.what, "remedy": found.remedy} for kind, found in findings]))
+        return EXIT_CONFIG if faults else EXIT_OK
+    for kind, found in findings:
+        click.echo(f"{kind}: {found}")
     if faults:
-        raise ConfigError(f"{config_path}: {len(faults)} fault{'s' * (len(faults) > 1)}", "mend what is listed above")
-    if not as_json:
-        click.echo(f"{config_path}: well; {len(loaded.source)} source(s), recipe {loaded.engine.recipe}, "
-                   f"upstream {redact(loaded.upstream.url or 'none')}")
+        return EXIT_CONFIG
+    click.echo(f"{config_path}: {'can be started, and will be degraded' if warnings else 'well'}; "
+               f"{len(loaded.source)} source(s), recipe {loaded.engine.recipe}, "
+               f"upstream {redact(loaded.upstream.url or 'none')}")
+    return EXIT_OK
 
 
 @config.command()
@@ -93,11 +103,13 @@ def _toml(value: Any) -> str:
 
 
 def _faults(loaded: Config) -> Iterator[AgentError]:
-    """Yield what ``run`` would refuse, or would fail by, on this machine."""
+    """Yield what ``run`` would end on, on this machine."""
+    from agent.capture.opening import check_url
+
     yield from _engine_faults(loaded)
-    yield from _budget_faults(loaded.budget)
-    for name, source in loaded.source.items():
-        yield from _source_faults(f"source.{name}", source)
+    for source in loaded.source.values():
+        yield from _attempt(check_url, source.url)
+    yield from _gone(loaded.source)
     yield from _upstream_faults(loaded.upstream)
     yield from _state_dir_faults(loaded.state_dir)
     if len(os.fsencode(loaded.socket_path)) > _LONGEST_SOCKET:
@@ -105,17 +117,35 @@ def _faults(loaded: Config) -> Iterator[AgentError]:
                           "set [status] socket to a shorter path")
 
 
-def _engine_faults(loaded: Config) -> Iterator[AgentError]:
-    from agent.building.recipe import find_recipe, recipe_folders, size_problem
-    from agent.inference.onnxruntime import check_provider
-    from agent.tiers import canvases
+def _warnings(loaded: Config) -> Iterator[AgentError]:
+    """Yield what ``run`` would start with, degraded until it is mended."""
+    yield from _engine_warnings(loaded)
+    yield from _sysfs_warnings(loaded.budget)
+    if not _gone(loaded.source):
+        for name, source in loaded.source.items():
+            yield from _not_there(name, source)
+    for name, source in loaded.source.items():
+        if password := source.password:
+            for error in _attempt(read_secret, password):
+                yield ConfigError(f"source.{name}.password: {error.what}", error.remedy)
+    yield from _upstream_warnings(loaded.upstream)
+    if loaded.status.listen:
+        yield from _page_warnings(loaded, loaded.status.listen)
 
-    engine, own_recipes = loaded.engine, loaded.own_recipes
-    for folder in own_recipes:
-        yield from _wrong_kind("engine.recipes", folder, folder=True)
-    yield from _attempt(lambda: check_provider(engine.provider or _CPU))
+
+def _recipe(loaded: Config) -> "Recipe":
+    from agent.building.recipe import find_recipe, recipe_folders
+
+    return find_recipe(loaded.engine.recipe, recipe_folders(loaded.own_recipes))
+
+
+def _engine_faults(loaded: Config) -> Iterator[AgentError]:
+    from agent.building.recipe import size_problem
+
+    engine = loaded.engine
+    yield from _runtime_faults(engine)
     try:
-        recipe = find_recipe(engine.recipe, recipe_folders(own_recipes))
+        recipe = _recipe(loaded)
     except ConfigError as error:
         yield error
         return
@@ -124,55 +154,118 @@ def _engine_faults(loaded: Config) -> Iterator[AgentError]:
             yield ConfigError(fault.what, f"put your model there, or correct [model] source in {recipe.folder}")
     if engine.size and (problem := size_problem(recipe.input, (engine.size[0], engine.size[1]))):
         yield ConfigError(f"engine.size: recipe {recipe.name}: {problem[0]}", problem[1])
-    yield from _attempt(lambda: canvases(loaded, recipe))
 
 
-def _budget_faults(budget: BudgetSection) -> Iterator[AgentError]:
+def _engine_warnings(loaded: Config) -> Iterator[AgentError]:
+    """Tell which recipes and smaller canvases there are not; the engine itself may be there."""
+    from agent.tiers import canvases
+
+    for folder in loaded.own_recipes:
+        yield from _wrong_kind("engine.recipes", folder, folder=True)
+    with suppress(ConfigError):  # a recipe that cannot be read is a fault
+        yield from _attempt(canvases, loaded, _recipe(loaded))
+
+
+def _runtime_faults(engine: EngineSection) -> Iterator[AgentError]:
+    from agent.fingerprint import platform
+    from agent.inference.onnxruntime import check_provider
+
+    if engine.runtime == "onnxruntime":
+        yield from _attempt(check_provider, engine.provider or _CPU)
+        return
+    try:
+        here = platform(engine.runtime, None, engine.threads)
+    except EngineError as error:
+        yield error
+        return
+    if not here.gpu:
+        yield EngineError(f"engine.runtime = {engine.runtime!r}: this machine has no CUDA device",
+                          '`vedette doctor` says more; `runtime = "onnxruntime"` runs on any CPU')
+
+
+def _gone(sources: Mapping[str, SourceSection]) -> list[AgentError]:
+    """Return what is not there where nothing else is to be read and none of it is waited for, so that a run ends."""
+    from agent.capture.address import ClipAddress, FolderAddress
+
+    found: list[AgentError] = []
+    for name, source in sources.items():
+        address, missing = _address(source.url), list(_not_there(name, source))
+        if not missing or not isinstance(address, (ClipAddress, FolderAddress)) or address.loop:
+            return []
+        found += missing
+    return found
+
+
+def _not_there(name: str, source: SourceSection) -> Iterator[AgentError]:
+    from agent.capture.address import ClipAddress, DeviceAddress, FolderAddress
+
+    match _address(source.url):
+        case DeviceAddress() as camera:
+            yield from _wrong_kind(f"source.{name}.url", Path(camera.device),
+                                   remedy="plug the camera in, or correct the address")
+        case ClipAddress() | FolderAddress() as files:
+            yield from _wrong_kind(f"source.{name}.url", files.path, folder=isinstance(files, FolderAddress),
+                                   remedy="mount or make what is to lie there, or correct the address")
+
+
+def _address(url: str) -> "Address | None":
+    from agent.capture.address import parse
+
+    try:
+        return parse(url)
+    except ConfigError:  # a fault of its own
+        return None
+
+
+def _sysfs_warnings(budget: BudgetSection) -> Iterator[AgentError]:
     """Tell whether the sensors' folder is one; a machine's own is never at fault, it may have no sensors."""
     folder = Path(budget.sysfs)
     if budget.telemetry in {"auto", "sysfs", "rapl"} and folder != Path("/sys"):
-        for fault in _wrong_kind("budget.sysfs", folder, folder=True):
-            yield ConfigError(fault.what, "name a folder made as /sys is (`vedette sensors --simulate` makes one), or "
-                              "leave sysfs out for /sys")
-
-
-def _source_faults(key: str, source: SourceSection) -> Iterator[AgentError]:
-    from agent.capture.opening import check_url
-    from agent.secrets import read_secret
-
-    faults = list(_attempt(lambda: check_url(source.url)))
-    parts = urlsplit(source.url)
-    if not faults and parts.scheme in {"file", "images", "v4l2"}:
-        faults = list(_wrong_kind(f"{key}.url", Path(unquote(parts.path)), folder=parts.scheme == "images"))
-    yield from faults
-    if password := source.password:
-        yield from _attempt(lambda: read_secret(password))
+        yield from _wrong_kind("budget.sysfs", folder, folder=True, remedy=(
+            "name a folder made as /sys is (`vedette sensors --simulate` makes one), or leave sysfs out for /sys"))
 
 
 def _upstream_faults(upstream: UpstreamSection) -> Iterator[AgentError]:
+    """Tell what the uploader cannot be made without; what it makes its sessions from may come later."""
+    from agent.report.sealing import check_compression
+
+    yield from _attempt(check_compression, upstream.compression)
+    if upstream.url is None:
+        return
+    if token := upstream.token:
+        yield from _attempt(read_secret, token)
+    if key := upstream.client_key:
+        yield from _attempt(secret_path, key)
+
+
+def _upstream_warnings(upstream: UpstreamSection) -> Iterator[AgentError]:
+    """Tell what holds the delivery, while events wait in the spool."""
     from agent.https import HttpsOptions, open_session, tls_context
     from agent.report.credentials import certificate_end
-    from agent.report.sealing import check_compression
-    from agent.secrets import read_secret, secret_path
 
+    if upstream.url is None or list(_upstream_faults(upstream)):
+        return
     if token := upstream.token:
         yield from _attempt(lambda: open_session(HttpsOptions(token=read_secret(token))).close())
-    yield from _attempt(lambda: check_compression(upstream.compression))
-    faults: list[AgentError] = []
-    key: Path | None = None
-    if reference := upstream.client_key:
-        faults += _attempt(lambda: secret_path(reference))
-        key = None if faults else secret_path(reference)
+    key = secret_path(upstream.client_key) if upstream.client_key else None
     ca_file, cert = (Path(file) if file else None for file in (upstream.ca_file, upstream.client_cert))
-    for name, file in (("ca_file", ca_file), ("client_cert", cert), ("client_key", key)):
-        if file:
-            faults += _wrong_kind(f"upstream.{name}", file)
-    if not faults:
-        faults += _attempt(lambda: tls_context(HttpsOptions(ca_file=ca_file, client_cert=cert, client_key=key)))
-    if not faults and (end := certificate_end(cert)) is not None and end < time.time():
+    missing = [error for name, file in (("ca_file", ca_file), ("client_cert", cert), ("client_key", key)) if file
+               for error in _wrong_kind(f"upstream.{name}", file)]
+    yield from missing or _attempt(
+        tls_context, HttpsOptions(ca_file=ca_file, client_cert=cert, client_key=key))
+    if (end := certificate_end(cert)) is not None and end < time.time():
         date = time.strftime("%Y-%m-%d", time.gmtime(end))
-        faults.append(ConfigError(f"upstream.client_cert: {cert}: expired on {date}", "renew it (or set the clock)"))
-    yield from faults
+        yield ConfigError(f"upstream.client_cert: {cert}: expired on {date}", "renew it (or set the clock)")
+
+
+def _page_warnings(loaded: Config, listen: str) -> Iterator[AgentError]:
+    """Tell why there would be no page; the token that the agent makes itself is none of this command's."""
+    from agent.page.address import parse
+    from agent.page.token import agents_token
+
+    yield from _attempt(parse, listen)
+    if loaded.status.token:
+        yield from _attempt(agents_token, loaded)
 
 
 def _state_dir_faults(state_dir: Path) -> Iterator[AgentError]:
@@ -187,21 +280,22 @@ def _state_dir_faults(state_dir: Path) -> Iterator[AgentError]:
         yield ConfigError(f"state directory {state_dir}: {there} cannot be written by this user", remedy)
 
 
-def _wrong_kind(key: str, path: Path, *, folder: bool = False) -> Iterator[AgentError]:
+def _wrong_kind(key: str, path: Path, *, folder: bool = False,
+                remedy: str = "correct the path, or the rights on its folder") -> Iterator[AgentError]:
     """Yield why ``path`` is not the file, or the folder, that it should be."""
     try:
         is_folder = path.is_dir()
         path.stat()
     except OSError as error:
-        yield ConfigError(f"{key}: {path}: {error.strerror}", "correct the path, or the rights on its folder")
+        yield ConfigError(f"{key}: {path}: {error.strerror}", remedy)
         return
     if is_folder != folder:
         yield ConfigError(f"{key}: {path} is {'a folder, not a file' if is_folder else 'a file, not a folder'}",
                           f"give a {'folder' if folder else 'file'}")
 
 
-def _attempt(what: Callable[[], object]) -> Iterator[AgentError]:
+def _attempt(what: Callable[..., object], *arguments: object) -> Iterator[AgentError]:
     try:
-        what()
+        what(*arguments)
     except AgentError as error:
         yield error

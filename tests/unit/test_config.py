@@ -79,7 +79,7 @@ def test_conf_d_is_laid_over_key_by_key_in_order(tmp_path):
     (GOOD + "[engine]\nsize = 320", "engine.size = 320", "array"),
     (GOOD + '[engine]\nsize = ["a", "b"]', "engine.size", "`str`"),
     (GOOD + "[engine]\nrecipes = [3]", "engine.recipes", "`int`"),
-    (GOOD + '[device]\nstate_dir = ""', "device.state_dir", "regex"),
+    (GOOD + '[device]\nstate_dir = ""', "device.state_dir", "not of the right form"),
     # Addresses.
     ('[source.door]\nurl = "rtsp://[::1/x"', "source.door.url", "malformed"),
     ('[source.door]\nurl = "rtsp:///x"', "source.door.url", "no host"),
@@ -313,6 +313,18 @@ def test_relative_paths_start_at_the_main_file(tmp_path, monkeypatch):
 def test_no_toml_is_said(tmp_path, text):
     with pytest.raises(ConfigError, match="not valid TOML"):
         load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("[device]\n[device]", "Cannot declare [device] twice (at line 2"), ("[source.door]\n[source.door]", "Cannot declare [source.door] twice"),
+    ("\ufeff[device]", "begins with a byte order mark"),
+    ('[status]\nlisten = "localhost"', "status.listen = 'localhost': it is not of the right form\n  mend: write it like \"127.0.0.1:8642\""),
+    ('[device]\nid = "Box 7"', "device.id = 'Box 7': it is not of the right form\n  mend: use lower-case letters"),
+])
+def test_what_a_parser_says_is_put_in_our_words(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    assert words in str(caught.value)
 
 
 def test_missing_file_is_said(tmp_path):

@@ -96,7 +96,8 @@ VEDETTE = r"""
 [ "$ORT_DISABLE_TELEMETRY" = 1 ] || echo "would report to the maker of ONNX Runtime" >>"$t/acts"
 case "$1 $2" in
     "--version ") if fault start; then echo "Illegal instruction" >&2; exit 132; fi; fault mixed && echo "vedette, version 9" || echo "vedette, version NUMBER" ;;
-    "config check") if fault "config NUMBER" || ! grep -q '^\[source' "$4"; then echo "config.toml: no source" >&2; exit 78; fi ;;
+    "config check") if fault "config NUMBER" || ! grep -q '^\[source' "$4"; then echo "config.toml: no source" >&2; exit 78; fi
+        if fault camera; then printf 'warning: source.door.url: /dev/video99: No such file or directory\n  mend: plug the camera in, or correct the address\n'; fi; echo "$4: well" ;;
 esac
 """
 

@@ -81,6 +81,20 @@ def test_an_upgrade_that_leaves_nothing_running_fails_and_can_be_done_again(pack
     assert packaged.running == "1.0.0"
 
 
+@pytest.mark.parametrize("before", [("1.0.0",), ()])
+def test_a_camera_that_is_not_there_is_told_and_hinders_nothing(packaged, before):
+    if before:
+        script(packaged, "prerm", "upgrade", "1.1.0")
+    else:
+        (packaged.trial / "active").write_text("inactive\n")
+    packaged.go_wrong("camera")
+    said = script(packaged, "postinst", "configure", *before)
+    assert "warning: source.door.url: /dev/video99" in said
+    assert "mend: plug the camera in" in said
+    assert ": well" not in said
+    assert packaged.running == "1.0.0"
+
+
 def test_without_a_configuration_a_new_one_waits_for_it(packaged):
     (packaged.trial / "active").write_text("inactive\n")
     packaged.go_wrong("config 1.0.0")

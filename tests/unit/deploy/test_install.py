@@ -91,6 +91,25 @@ def test_reinstall_makes_it_anew(served):
     assert served.running == "1.0.0"
 
 
+CAMERA = "warning: source.door.url: /dev/video99: No such file or directory\n  mend: plug the camera in"
+
+
+def test_a_camera_that_is_not_there_is_told_and_hinders_nothing(box):
+    box.configure()
+    box.go_wrong("camera")
+    for number in ("1.0.0", "1.1.0"):
+        box.version(number)
+        said = box.install()
+        assert (box.current, box.running) == (number, number)
+        assert said.count(CAMERA) == 1
+        assert ": well" not in said
+        assert "not started" not in said
+    assert CAMERA in box.install("--rollback")
+    assert box.running == "1.0.0"
+    box.go_wrong()
+    assert "warning: " not in box.install("--rollback")
+
+
 FAULTS = {
     "venv": "could not make the environment",
     "wheel": "the wheel could not be built",
@@ -276,8 +295,16 @@ def test_a_dry_run_on_a_new_box_names_every_act(box):
     before = box.tree()
     said = box.install("--dry-run")
     assert box.tree() == before
+    assert said.count("dry run: nothing was changed") == 1
+    assert "warning: " not in said
     for act in ("would make: ", "systemd-sysusers", "systemd-tmpfiles", "vedette.service", "vedette-tune.service", "mv -T", "vedette-setup", "daemon-reload", "enable"):
         assert act in said
+
+
+def test_a_dry_run_tells_what_the_real_run_would_refuse(box):
+    (box.root / "run/systemd/system").rmdir()
+    assert "the real run would end here: systemd does not run on this machine" in box.install("--dry-run")
+    assert "install.sh: systemd does not run on this machine" in box.install(code=1)
 
 
 def test_uninstall_keeps_what_is_the_operators(box):
