@@ -13,10 +13,10 @@ from agent import __version__
 from agent.building.recipe import Recipe, find_recipe, recipe_folders
 from agent.capture.opening import SourceOptions, check_url, open_source
 from agent.capture.reader import Reader, ReaderPolicy
-from agent.capture.source import LatestFrame
+from agent.capture.source import LatestFrame, Source
 from agent.clock import RecentTrust, boot_id
 from agent.config import BudgetSection, Config, QuietHours, SourceSection, UpstreamSection
-from agent.errors import unusable
+from agent.errors import AgentError, SourceError, unusable
 from agent.https import HttpsOptions, open_session
 from agent.inference.engine import Engine
 from agent.inference.heads import HeadConfig, make_head
@@ -106,20 +106,30 @@ def source(name: str, section: SourceSection, ready: threading.Condition, on_cha
     """Return a source's reader and its lane to the loop.
 
     Raises:
-        ConfigError: its address or its password cannot be used.
+        ConfigError: its address cannot be used.
     """
     check_url(section.url)
     options = SourceOptions(
         name=name, url=section.url, username=section.username,
-        password=read_secret(section.password) if section.password else None,
         read_timeout_s=section.read_timeout, open_timeout_s=section.open_timeout,
         width=section.width, height=section.height, rate=section.rate)
     policy = ReaderPolicy(
         read_timeout_s=section.read_timeout, open_timeout_s=section.open_timeout, retry_max_s=section.retry_max,
         frozen_after_s=section.frozen_after, black_after_s=section.black_after)
+
+    def opened() -> Source:  # reads the password each time: a new one is used, a missing one is waited for
+        return open_source(replace(options, password=_password(name, section.password)))
+
     slot, meter = LatestFrame(name, ready), SourceMeter()
-    reader = Reader(name, lambda: open_source(options), slot, meter, on_change, policy)
+    reader = Reader(name, opened, slot, meter, on_change, policy)
     return reader, Lane(slot=slot, meter=meter, max_rate=_plain(section.max_rate), priority=section.priority)
+
+
+def _password(name: str, reference: str | None) -> str | None:
+    try:
+        return read_secret(reference) if reference else None
+    except AgentError as error:  # this source's own trouble, as a camera's that does not answer
+        raise SourceError(f"source.{name}.password: {error.what}", error.remedy) from error
 
 
 def uploader(section: UpstreamSection, events: Spool, stop: threading.Event, heartbeat: Heartbeat, *,

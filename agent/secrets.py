@@ -4,6 +4,7 @@ A secret never stands in a configuration and never reaches a log.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from agent.errors import ConfigError, unusable
@@ -37,12 +38,16 @@ def read_secret(reference: str) -> str:
         AgentError: its disk fails.
     """
     path = secret_path(reference)
+    what = f"secret {shlex.quote(str(path))}"  # of a path with a blank the page must see where it ends
+    mend = "create it, readable by the agent's user only"
+    if reference.startswith("credential:"):  # systemd hands it over, as it was at the start
+        mend = f"write {CREDENTIALS / path.name}, run `sudo vedette-setup`, and restart the service"
     try:
         secret = path.read_text("utf-8").strip()
     except OSError as error:
-        raise unusable(error, f"secret {path}", "create it, readable by the agent's user only") from error
+        raise unusable(error, what, mend) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"secret {path}: not UTF-8 text", "write the secret into it as text") from error
+        raise ConfigError(f"{what}: not UTF-8 text", "write the secret into it as text") from error
     if not secret:
-        raise ConfigError(f"secret {path} is empty", "write the secret into it")
+        raise ConfigError(f"{what} is empty", "write the secret into it")
     return secret

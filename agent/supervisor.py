@@ -48,8 +48,7 @@ from agent.view import View
 from agent.watchdog import TELLER_THREAD, Watchdog
 
 _LOG = logging.getLogger(__name__)
-_TICK_S = 0.1
-_STOP_S, _READER_STOP_S = 5.0, 0.5
+_TICK_S, _STOP_S, _READER_STOP_S = 0.1, 5.0, 0.5
 _LOADING_S = 180.0  # an engine that is not loaded and warmed by then never will be
 _TROUBLE = {SourceState.DOWN, SourceState.FROZEN, SourceState.BLACK}
 
@@ -279,7 +278,7 @@ class Supervisor:
 
 
 def run(config: Config) -> int:
-    """Run one agent with signal handlers for SIGTERM and SIGINT; return the exit code.
+    """Run one agent until it ends by itself or by a signal; return the exit code.
 
     Raises:
         AgentError: the agent cannot do its work, and why.
@@ -290,7 +289,9 @@ def run(config: Config) -> int:
         _LOG.info("stopping: %s", signal.Signals(number).name)
         supervisor.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ending_it = (signal.SIGTERM, signal.SIGINT) if nohup else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in ending_it:
         signal.signal(number, on_signal)
     began = time.monotonic()
     _LOG.info("started: vedette %s", __version__, extra=about(MessageId.STARTED))
@@ -303,7 +304,7 @@ def run(config: Config) -> int:
         _LOG.critical("ended by a defect", exc_info=error, extra=about(MessageId.DEFECT))
         raise SystemExit(EXIT_SOFTWARE) from error
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ending_it:
             signal.signal(number, signal.SIG_IGN)  # it ends already
     _LOG.info("stopped after %.1f s", time.monotonic() - began, extra=about(MessageId.STOPPED))
     return code

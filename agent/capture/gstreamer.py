@@ -72,19 +72,19 @@ class GStreamerSource:
         clock: Monotonic seconds.
 
     Raises:
-        SourceError: this OpenCV has no GStreamer, the device cannot be opened, or the pipeline does not start.
+        SourceError: the device cannot be opened, this OpenCV has no GStreamer, or the pipeline does not start.
     """
 
     live = True
 
     def __init__(self, what: str, text: str, *, read_timeout_s: float, device: str | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
+        if device is not None:
+            _try(device, what)
         if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
             raise SourceError(f"{what}: this OpenCV ({cv2.__version__}) has no GStreamer",
                               "pip's OpenCV has none: install the system's python3-opencv, uninstall opencv-python* "
                               "from the venv, and make the venv with --system-site-packages")
-        if device is not None:
-            _try(device, what)
         self._what = what
         self._read_timeout_s = read_timeout_s
         self._clock = clock

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from agent.redact import redact
 
 ADDRESS, PATH = "(address)", "(path)"
+_KNOWN = "\0"  # stands for a known path until the addresses, of which it may be a part, are found
 # What ends a sentence's part is left behind an address: "rtsp://camera/1: no answer".
 _END = r"[^\s:;,.)'\"]"
 _ADDRESSES = re.compile(
@@ -33,5 +34,5 @@ def public(text: str, places: Iterable[str] = ()) -> str:
     """
     text = redact(text)
     for place in sorted(filter(None, places), key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(place)}(?!\w)", PATH, text)
-    return _PATHS.sub(PATH, _ADDRESSES.sub(ADDRESS, text))
+        text = re.sub(rf"(?<!\w){re.escape(place)}(?!\w)", _KNOWN, text)
+    return _PATHS.sub(PATH, _ADDRESSES.sub(ADDRESS, text)).replace(_KNOWN, PATH)

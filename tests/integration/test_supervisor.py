@@ -59,6 +59,25 @@ def test_a_killed_run_leaves_no_good_word(tmp_path, fresh_state, carphone):
     assert not (fresh_state / "last-status.json").exists()
 
 
+def test_a_hang_up_ends_it_in_good_order(tmp_path, fresh_state, carphone):
+    with Agent(write_config(tmp_path, source("car", f"{carphone.as_uri()}?loop=1"), state=fresh_state)) as agent:
+        agent.until(lambda s: s.ready)
+        assert agent.stop(signal.SIGHUP) == 0, agent.said()
+    assert "stopping: SIGHUP" in agent.said()
+    assert json.loads((fresh_state / "runs.json").read_bytes())[-1]["ended"] == "stopped"
+
+
+def test_under_nohup_a_hang_up_is_nothing(tmp_path, fresh_state, carphone):
+    config = write_config(tmp_path, source("car", f"{carphone.as_uri()}?loop=1"), state=fresh_state)
+    with Agent(config, prefix=["nohup"]) as agent:
+        agent.until(lambda s: s.ready)
+        agent.process.send_signal(signal.SIGHUP)
+        seen = source_named(agent.snapshot(), "car").seen
+        agent.until(lambda s: source_named(s, "car").seen > seen + 30)
+        assert agent.stop() == 0
+    assert "SIGHUP" not in agent.said()
+
+
 FAULTY = """
 import sys, threading, time
 from pathlib import Path

@@ -87,6 +87,25 @@ def test_one_bad_clip_does_not_stop_the_good_one(tmp_path, fresh_state, carphone
         assert source_named(agent.last(), "bad").state == "down"
 
 
+def test_a_password_that_is_not_there_is_that_sources_trouble_and_is_waited_for(tmp_path, fresh_state, carphone):
+    missing = tmp_path / "late mount" / "door"
+    config = write_config(tmp_path, source("good", f"{carphone.as_uri()}?loop=1"),
+                          source("door", "rtsp://127.0.0.1:1/x", username="vt", password=f"file:{missing}", retry_max="1s"),
+                          source("gate", "rtsp://127.0.0.1:1/y", username="vt", password="credential:gate"), state=fresh_state)
+    with Agent(config) as agent:
+        now = agent.until(lambda s: source_named(s, "good").processed and all(
+            source_named(s, name).state == "down" for name in ("door", "gate")))
+        assert f"source.door.password: secret '{missing}': No such file" in source_named(now, "door").reason
+        assert "source.gate.password: " in source_named(now, "gate").reason
+        missing.parent.mkdir()
+        missing.write_text("S3cret-of-the-door")
+        agent.until(lambda s: "127.0.0.1:1/x: no connection" in source_named(s, "door").reason)
+        shown = vedette("status", "-c", str(config), "--json").stdout
+        assert agent.stop() == 0
+    assert "source door is down: source.door.password: secret" in agent.said()
+    assert [text for text in (agent.said(), shown) if "S3cret" in text or "Traceback" in text] == []
+
+
 @pytest.mark.parametrize(("part", "words"), [
     ('[budget]\nwattage = "9W"', ["budget.wattage", "unknown key"]), ('[budget]\nwatts = "-9W"', ["budget.watts", "-9W"]),
     ('[engine]\nrecipe = "nothing"', ["nothing"]), ('[engine]\nprovider = "CUDAExecutionProvider"', ["CUDAExecutionProvider"]),
@@ -134,7 +153,7 @@ def test_an_untrusted_certificate_holds_and_nothing_is_sent(tmp_path, fresh_stat
 def test_a_missing_authority_file_is_named(tmp_path, fresh_state, carphone):
     part = '[upstream]\nurl = "https://127.0.0.1:1/"\nca_file = "/nonexistent/ca.pem"'
     config = write_config(tmp_path, source("car", f"{carphone.as_uri()}?loop=1"), part, state=fresh_state)
-    check_message(vedette("config", "check", "-c", str(config)), 78, "/nonexistent/ca.pem", "ca_file")
+    check_message(vedette("config", "check", "-c", str(config)), 0, "warning: upstream.ca_file: /nonexistent/ca.pem")
 
 
 def test_a_read_only_state_directory_is_named(tmp_path, carphone):
@@ -159,7 +178,7 @@ def test_a_state_directory_on_a_read_only_mount_is_named(tmp_path, carphone):
 
 def test_config_check_finds_them_before_the_start(tmp_path, fresh_state, carphone):
     config = write_config(tmp_path, source("gone", "file:///nonexistent.mp4"), source("car", carphone.as_uri()), state=fresh_state)
-    check_message(vedette("config", "check", "-c", str(config)), 78, "source.gone.url", "/nonexistent.mp4")
+    check_message(vedette("config", "check", "-c", str(config)), 0, "warning: source.gone.url", "/nonexistent.mp4")
     (tmp_path / "conf.d/00.toml").unlink()
     check_message(vedette("config", "check", "-c", str(config)), 0, "well")
     assert upstream is not None

@@ -55,6 +55,12 @@ def test_opencv_without_gstreamer_says_what_to_install():
     assert "system's python3-opencv" in caught.value.remedy
 
 
+def test_of_a_camera_that_is_not_there_no_opencv_is_blamed(monkeypatch):
+    monkeypatch.setattr(gstreamer.cv2.videoio_registry, "hasBackend", lambda _: False)
+    with pytest.raises(SourceError, match="/dev/video99 is not there"):
+        GStreamerSource("v4l2:///dev/video99", "", read_timeout_s=2, device="/dev/video99")
+
+
 PROBE = "import cv2, sys; sys.exit(0 if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER) else 3)"
 REAL = """
 import sys

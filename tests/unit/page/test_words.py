@@ -36,6 +36,16 @@ def test_what_is_around_an_address_stays():
     assert public("clip /srv/a b.mp4 ended, see /srv/a", ["/srv/a b.mp4"]) == "clip (path) ended, see (path)"
 
 
+@pytest.mark.parametrize(("place", "said", "shown"), [
+    ("/dev/video99", "source cam is down: v4l2:///dev/video99: gone", "source cam is down: (address): gone"),
+    ("/dev/video99", "v4l2:///dev/video99: /dev/video99 is not there", "(address): (path) is not there"),
+    ("/dev/video99", "(see v4l2:///dev/video99?format=mjpeg)", "(see (address))"),
+    ("/data/a b/x.mp4", "file:///data/a b/x.mp4: No such file", "(address): No such file"),
+    ("/data/a b/x.mp4", "file:///data/a b/x.mp4?loop=1 is empty", "(address) is empty")])
+def test_a_known_path_within_an_address_is_a_part_of_it(place, said, shown):
+    assert public(said, [place]) == shown
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_of_a_snapshot_brings_a_place_onto_the_page(place):
     poison = f"{place}: no answer"
