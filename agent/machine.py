@@ -207,6 +207,12 @@ def memory(root: Path = ROOT) -> Memory | None:
             if {"MemTotal", "MemAvailable"} <= sizes.keys() else None)
 
 
+def stopped(pid: int, root: Path = ROOT) -> bool:
+    """Tell whether a process is stopped, by SIGSTOP, Ctrl-Z or a debugger; False where that cannot be seen."""
+    stat = _text(root / f"proc/{pid}/stat") or ""
+    return stat.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
 def architecture() -> str:
     """Return the machine's architecture as the kernel calls it: ``x86_64``, ``aarch64``."""
     return os.uname().machine

@@ -36,7 +36,8 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CHUNK = 1 << 14  # bytes; what a break in the middle of it loses
 _LARGEST = 4 << 30  # bytes; a server that never stops must not fill the disk
 _BARREN_TRIES = 4  # attempts in a row that brought nothing new, or as good as nothing
-_ATTEMPT_S = 900.0  # an attempt ends then, and the next goes on; a byte now and then holds nobody up for ever
+_ATTEMPT_S = 300.0  # an attempt ends then, and the next goes on; a byte now and then holds nobody up for ever
+_LONGER = 4  # times as long may the next take after one that was cut though it was fast enough
 _LEAST_RATE = 1000.0  # bytes a second; an attempt that is slower has brought as good as nothing
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -167,7 +168,11 @@ def _names(entry: str, member: str) -> bool:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Download:
-    """One file over HTTPS into ``<target>.part``, then to its name."""
+    """One file over HTTPS into ``<target>.part``, then to its name.
+
+    Attributes:
+        received: Bytes that the present attempt has brought, new or not.
+    """
 
     url: str
     sha256: str
@@ -175,6 +180,7 @@ class _Download:
     session: requests.Session
     progress: Progress | None
     sleep: Callable[[float], None]
+    received: int = 0
 
     @property
     def _part(self) -> Path:
@@ -182,14 +188,14 @@ class _Download:
 
     def run(self) -> None:
         resumed = self._have() > 0
-        barren, furthest, why = 0, self._have(), ""
+        barren, furthest, limit_s, why = 0, self._have(), _ATTEMPT_S, ""
         while barren < _BARREN_TRIES:
             if barren:
                 self.sleep(0.5 * 2**barren)
             began_s = time.monotonic()
             beat()
             try:
-                complete, why = self._attempt()
+                complete, why = self._attempt(limit_s)
             except requests.RequestException as error:
                 complete, why = False, f"the connection failed ({_root_words(error)})"
             if complete:
@@ -202,10 +208,14 @@ class _Download:
                     raise _other_hash(_shown(self.url), found, self.sha256)
                 # The rest of an older download may belong to a file that the server has replaced: once from the start.
                 resumed, furthest = False, 0
-            brought, took_s = self._have() - furthest, time.monotonic() - began_s
+            took_s = time.monotonic() - began_s
+            cut = took_s >= limit_s
+            # What we cut ourselves is judged by all it brought: a server without ranges begins at the first byte again.
+            brought = self.received if cut else self._have() - furthest
             barren = 0 if complete or brought > _LEAST_RATE * took_s else barren + 1
-            if took_s >= _ATTEMPT_S:
-                why = f"too slow: {brought} new bytes in {took_s:.0f} s"
+            if cut:
+                why = f"too slow: {brought} bytes in {took_s:.0f} s"
+                limit_s *= 1 if barren else _LONGER
             furthest = max(furthest, self._have())
         raise ModelError(f"{_shown(self.url)}: {why}",
                          "check the network and run it again: what is there already is kept")
@@ -218,11 +228,11 @@ class _Download:
         self._part.replace(self.target)
         fsync_dir(self.target.parent)
 
-    def _attempt(self) -> tuple[bool, str]:
+    def _attempt(self, limit_s: float) -> tuple[bool, str]:
         """Ask for what is missing; return (all there, why not)."""
-        have = self._have()
+        have, self.received = self._have(), 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with self.session.get(self.url, headers=headers, stream=True, timeout=_ATTEMPT_S) as answer:
+        with self.session.get(self.url, headers=headers, stream=True, timeout=limit_s) as answer:
             status = answer.status_code
             if status in _TRANSIENT:
                 return False, f"the server answers {status} {answer.reason}"
@@ -253,6 +263,7 @@ class _Download:
             try:
                 for chunk in answer.iter_content(_CHUNK):
                     have += file.write(chunk)
+                    self.received += len(chunk)
                     beat()
                     if have > _LARGEST:
                         raise ModelError(f"{_shown(self.url)}: longer than {_LARGEST >> 30} GiB",

@@ -1,7 +1,7 @@
 """One process at a time in a folder: ``vedette run`` and ``vedette engines fetch`` may want the same file at once.
 
-Who holds a lock leaves its pid in it, and touches it while its work goes forward (:func:`beat`). So who waits can say
-for whom, and gives up on one that hangs or was stopped.
+Who holds a lock leaves its pid in it, and touches it while its work goes forward (:func:`beat`), or that of another
+whose lock it waits for. So who waits can say for whom, and gives up on one that hangs or was stopped.
 """
 
 import fcntl
@@ -14,10 +14,11 @@ from io import FileIO
 from pathlib import Path
 
 from agent.errors import ModelError
+from agent.machine import stopped
 
 _LOOK_AGAIN_S = 0.2
 _BEAT_S = 1.0
-_PATIENCE_S = 600.0  # longer than any stretch of work without a beat
+_PATIENCE_S = 600.0  # longer than a stretch of work without a beat; a download's first attempt is one
 
 
 class _Here(threading.local):
@@ -46,7 +47,7 @@ def alone_in(folder: Path, wait: Callable[[], None] | None = None, say: Callable
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileIO(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+        lock = FileIO(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), "r+")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror}",
                          "let the agent's user own the state directory, or name another with --state-dir") from error
@@ -83,18 +84,22 @@ def taken(folder: Path) -> bool:
 
 def _wait_for(lock: FileIO, folder: Path, wait: Callable[[], None], say: Callable[[str], None]) -> None:
     """Take the lock; see :func:`alone_in`."""
-    said, seen, since_s = "", ("", 0), 0.0
+    said, seen_ns, since_s = "", 0, 0.0
     while not _got(lock, fcntl.LOCK_EX):
         pid = os.pread(lock.fileno(), 32, 0).decode("ascii", "replace").strip()
         who = f"process {pid}" if pid else "another process"
-        if seen != (seen := (who, os.fstat(lock.fileno()).st_mtime_ns)):
-            since_s = time.monotonic()
+        if seen_ns != (touched_ns := os.fstat(lock.fileno()).st_mtime_ns):
+            if seen_ns:  # its work goes forward, and so does ours, for those who wait for a lock of this thread
+                beat()
+            seen_ns, since_s = touched_ns, time.monotonic()
         elif time.monotonic() - since_s > _PATIENCE_S:
             raise ModelError(f"{folder}: {who} holds its lock and has shown no sign of work for {_PATIENCE_S:g} s",
                              f"see what it does (`ps {pid or '-ef'}`), and end it if it hangs")
-        if said != who:
-            said = who
-            say(f"waiting for {who}, which works in {folder}")
+        does = "is stopped (SIGSTOP, or Ctrl-Z)" if pid.isdecimal() and stopped(int(pid)) else "works"
+        words = f"waiting for {who}, which {does} in {folder}"
+        if said != words:
+            said = words
+            say(words)
         wait()
         time.sleep(_LOOK_AGAIN_S)
 

@@ -128,6 +128,16 @@ def test_without_a_tuned_engine_the_prepared_model_serves_on_a_cpu(box):
     assert "of the original's range" in served.checked
 
 
+def test_how_far_the_models_download_is_is_said(box, monkeypatch):
+    def fetched_first(*args, progress, **settings):
+        progress(1_000_000, 7_300_000)
+        return prepare(*args, **settings)
+
+    monkeypatch.setattr(module, "prepare", fetched_first)
+    box.serving().first()
+    assert box.said == ["fetching the model: 1.0 of 7.3 MB", "loading small"]
+
+
 def test_a_tuned_engine_serves_under_its_own_identity(box):
     on = box.store_engine()
     serving = box.serving()

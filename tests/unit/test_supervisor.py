@@ -42,6 +42,28 @@ def test_the_sensors_are_looked_for_while_the_engine_loads_and_let_go_of_when_th
     assert asked == [("auto", True)], "sensors that are not there yet end nothing"
 
 
+@pytest.fixture
+def supervisor(tmp_path):
+    return Supervisor(Config(device=Device(state_dir=str(tmp_path)), status=StatusSection(socket=str(tmp_path / "socket"))))
+
+
+def test_a_camera_that_hangs_while_the_engine_loads_is_seen(supervisor):
+    checked = {"door": threading.Event(), "yard": threading.Event()}
+    readers = {name: SimpleNamespace(check=event.set) for name, event in checked.items()}
+    loader = threading.Thread(target=lambda: [event.wait(2.0) for event in checked.values()])
+    loader.start()
+    supervisor._watch_loading(loader, SimpleNamespace(loading_for_s=lambda: 0.0), readers)
+    assert all(event.is_set() for event in checked.values())
+
+
+def test_the_power_mode_is_applied_before_an_engine_is_looked_for(supervisor):
+    done = []
+    loader = supervisor._begin_to_load(SimpleNamespace(first=lambda: done.append("engine") or "served"),
+                                       SimpleNamespace(apply=lambda say: done.append("mode")), loaded := [])
+    loader.join(5.0)
+    assert (done, loaded) == (["mode", "engine"], ["served"])
+
+
 def test_the_start_imports_nothing_that_only_other_commands_or_settings_need():
     code = ("import sys, agent.cli.run, agent.supervisor; from agent.config import Config; "
             "assert agent.supervisor.open_page(Config(), 'box', None, ()) is None; "
