@@ -31,7 +31,7 @@ _LONGEST_WAIT_S = 60.0
 STOPPED, NO_START = "stopped", "no-start"
 _RESULTS = {  # see SERVICE_RESULT in systemd.exec(5)
     "watchdog": "the watchdog ended it: a part of it had stopped moving",
-    "oom-kill": "the kernel killed it, its memory ran out",
+    "oom-kill": "it was killed, and memory ran out in its control group",
     "timeout": "it did not start or stop in time and was killed",
     "core-dump": "it crashed",
     "resources": "systemd could not give it what it needs",
@@ -45,7 +45,8 @@ _EXITS = {  # ours, and those of systemd.exec(5)
     "243": "systemd could not give it a credential",
 }
 _KNOWN = {"success", "protocol", "exit-code", "signal", "exec-condition", "start-limit-hit", *_RESULTS}
-_WORDS = re.compile(r"([a-z-]+)(?: [A-Za-z0-9 -]*)?")
+_WORDS = re.compile(rf"(?P<result>[a-z-]+)(?P<rest> (?:exited|killed|dumped) [A-Z0-9+-]+(?: {_HELD_DOWN})?)?"
+                    r"(?: (?P<boot>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +89,9 @@ class Runs(AbstractContextManager["Runs"]):
 
     def __init__(self, state_dir: Path, *, waits: bool) -> None:
         self._state_dir = state_dir
-        now_s, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id() or ""
-        self.before = [*settled(_read(state_dir / FILE), *_taken(state_dir / LAST_END), boot),
-                       *failed_start(*_taken(state_dir / LAST_START))]
+        now_s, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()
+        self.before = with_failed_start(settled(_read(state_dir / FILE), *_taken(state_dir / LAST_END), boot),
+                                        *_taken(state_dir / LAST_START), boot)
         worked = [run for run in self.before if run.ended != NO_START]  # after a failed start ExecStopPost has waited
         bad = bad_in_a_row(worked, boot, now_s)
         self.wait_s = wait_after(bad) if waits else 0.0
@@ -120,15 +121,14 @@ class Runs(AbstractContextManager["Runs"]):
 
 def last_run(state_dir: Path) -> Run | None:
     """Return the last run as far as it is known, also while it goes on; None when there was none. Changes nothing."""
-    if failed := failed_start(*last_end(state_dir / LAST_START)):
-        return failed[-1]
-    runs = _read(state_dir / FILE)
+    runs, boot = _read(state_dir / FILE), boot_id()
     words, at = last_end(state_dir / LAST_END)
-    known = settled(runs, words, at, boot_id() or "") if words else runs
+    known = settled(runs, words, at, boot) if words else runs
+    known = with_failed_start(known, *last_end(state_dir / LAST_START), boot)
     return known[-1] if known else None
 
 
-def settled(runs: Sequence[Run], last_end: str, at: float | None, boot: str) -> list[Run]:
+def settled(runs: list[Run], last_end: str, at: float | None, boot: str) -> list[Run]:
     """Return the runs with an end for the last one; after them the start that systemd's words are about, if it failed.
 
     Args:
@@ -137,15 +137,14 @@ def settled(runs: Sequence[Run], last_end: str, at: float | None, boot: str) -> 
         at: When it wrote them.
         boot: The present boot's id.
     """
+    result, rest, ended_in = _parts(last_end)
     if not runs:
-        return failed_start(last_end, at)
+        return with_failed_start(runs, last_end, at, boot)
     last = runs[-1]
-    result, _, rest = last_end.partition(" ")
-    if rest.startswith("exited") and not last.ended and last.boot != boot:
-        # A run that exits says how. This one was cut off with its boot, and what exited in the present one was no run.
-        return [*settled(runs, "", None, boot), *failed_start(last_end, at)]
+    if ended_in not in {"", last.boot}:  # the run left no word, for its boot ended: a start that failed later did
+        return with_failed_start(settled(runs, "", None, boot), last_end, at, boot)
     if last.ended and result in {"", "success", "exit-code"}:
-        return list(runs)
+        return runs
     if result and result != "success":
         ended, words = result, _in_words(result, rest)
     elif result:
@@ -157,18 +156,44 @@ def settled(runs: Sequence[Run], last_end: str, at: float | None, boot: str) -> 
     return [*runs[:-1], msgspec.structs.replace(last, ended=ended, words=words, ended_at=at)]
 
 
-def failed_start(said: str, at: float | None) -> list[Run]:
-    """Return a start that failed before it was a run; nothing where none did.
+def with_failed_start(runs: list[Run], said: str, at: float | None, boot: str) -> list[Run]:
+    """Return the runs and the start after the last of them that failed, if one did; of several only the last one.
 
     Args:
+        runs: Those before it.
         said: systemd's words on it, ``exit-code exited 78``; empty where there are none.
         at: When it wrote them.
+        boot: The present boot's id.
     """
-    result, _, rest = said.partition(" ")
+    result, rest, failed_in = _parts(said)
     if result in {"", "success"}:
-        return []
-    return [Run(began_at=at or 0.0, began_s=0.0, boot="", ended=NO_START, ended_at=at,
-                words=f"it never began its work: {_in_words(result, rest)}")]
+        return runs
+    at = at or 0.0
+    if runs and _began_after(runs[-1], at, failed_in, boot):  # an older version, say, which leaves the words lying
+        return runs
+    before = runs[:-1] if runs and runs[-1].ended == NO_START else runs
+    return [*before, Run(began_at=at, began_s=0.0, boot="", ended=NO_START, ended_at=at,
+                         words=f"it never began its work: {_in_words(result, rest)}")]
+
+
+def _began_after(run: Run, at: float, said_in: str, boot: str) -> bool:
+    """Tell whether a run began after words were written ``at`` a time in the boot ``said_in``.
+
+    Where only one of the two is of the present boot, that is the later one: the clock may have been set since.
+    """
+    if said_in and (said_in == boot) != (run.boot == boot):
+        return run.boot == boot
+    return run.began_at > at
+
+
+def _parts(said: str) -> tuple[str, str, str]:
+    """Return of systemd's words the result, the exit code or signal with ours, and the boot they were written in.
+
+    A unit of an older version writes no boot; empty then.
+    """
+    found = _WORDS.fullmatch(said)
+    return (found["result"], (found["rest"] or "").strip(), (found["boot"] or "").replace("-", "")
+            ) if found else ("", "", "")
 
 
 def _in_words(result: str, rest: str) -> str:
@@ -177,9 +202,9 @@ def _in_words(result: str, rest: str) -> str:
     if result in _RESULTS:
         held = result == "watchdog" and _HELD_DOWN in more
         return f"{_RESULTS[result]}{'; the kernel had been holding its memory down at MemoryHigh' if held else ''}"
-    if how == "exited" and more:
+    if how == "exited":
         return f"it ended with exit code {more[0]}{f', {_EXITS[more[0]]}' if more[0] in _EXITS else ''}"
-    return f"it ended by {result} ({rest.strip()})"
+    return f"it ended by {result}{f' ({rest})' if rest else ''}"
 
 
 def bad_in_a_row(runs: Sequence[Run], boot: str, now_s: float) -> int:
@@ -230,5 +255,4 @@ def last_end(file: Path) -> tuple[str, float | None]:
     except OSError:
         return "", None
     words = found.data.decode("ascii", "replace").strip()
-    said = _WORDS.fullmatch(words)
-    return (words, found.at) if said and said[1] in _KNOWN else ("", None)
+    return (words, found.at) if _parts(words)[0] in _KNOWN else ("", None)

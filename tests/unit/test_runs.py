@@ -1,6 +1,7 @@
 """How earlier runs ended, and what that means for the next."""
 
 import os
+import time
 
 import msgspec
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from agent import runs
 from agent.errors import EngineError
 from agent.runs import LAST_END, LAST_START, NO_START, STOPPED, Run, Runs, bad_in_a_row, last_run, settled, wait_after
+
+THIS, OTHER = "1d1c1b1a-0000-4000-8000-00000000000a", "2d2c2b2a-0000-4000-8000-00000000000b"
+HERE, THERE = THIS.replace("-", ""), OTHER.replace("-", "")
 
 
 def run(began_s, ended="watchdog", boot="b", waited_s=0.0):
@@ -18,7 +22,9 @@ def run(began_s, ended="watchdog", boot="b", waited_s=0.0):
     ("watchdog killed ABRT", "b", "watchdog", "the watchdog ended it: a part of it had stopped moving"),
     ("watchdog killed ABRT memory-high", "b", "watchdog",
      "the watchdog ended it: a part of it had stopped moving; the kernel had been holding its memory down at MemoryHigh"),
-    ("oom-kill killed KILL", "b", "oom-kill", "the kernel killed it, its memory ran out"),
+    ("oom-kill killed KILL", "b", "oom-kill", "it was killed, and memory ran out in its control group"),
+    ("oom-kill killed KILL memory-high", "b", "oom-kill", "it was killed, and memory ran out in its control group"),
+    ("timeout killed TERM memory-high", "b", "timeout", "it did not start or stop in time and was killed"),
     ("signal killed SEGV", "b", "signal", "it ended by signal (killed SEGV)"),
     ("exit-code exited 70", "b", "exit-code", "it ended with exit code 70, a defect of the program"),
     ("timeout killed TERM", "b", "timeout", "it did not start or stop in time and was killed"),
@@ -44,16 +50,20 @@ def test_a_runs_own_word_counts_unless_it_was_killed_after_it(last_end, ended):
     ("exit-code exited 243", "it ended with exit code 243, systemd could not give it a credential"),
     ("protocol exited 1", "it ended with exit code 1"),
     ("signal killed SEGV", "it ended by signal (killed SEGV)"),
+    (f"signal killed SEGV {THIS}", "it ended by signal (killed SEGV)"),
+    (f"protocol {THIS}", "it ended by protocol"),
     ("timeout killed TERM", "it did not start or stop in time and was killed"),
     ("resources", "systemd could not give it what it needs"),
 ])
-def test_a_start_that_failed_before_it_was_a_run(tmp_path, said, words):
+def test_a_start_that_failed_before_it_was_a_run(tmp_path, said, words, monkeypatch):
+    monkeypatch.setattr(runs, "boot_id", lambda: HERE)
     Runs(tmp_path, waits=True).end(STOPPED, "it was stopped on request")
     (tmp_path / LAST_END).write_text("success killed TERM\n")
     (tmp_path / LAST_START).write_text(f"{said}\n")
-    os.utime(tmp_path / LAST_START, (7.0, 7.0))
+    later_s = time.time() + 7.0
+    os.utime(tmp_path / LAST_START, (later_s, later_s))
     found = last_run(tmp_path)
-    assert (found.ended, found.words, found.ended_at) == (NO_START, f"it never began its work: {words}", 7.0)
+    assert (found.ended, found.words, found.ended_at) == (NO_START, f"it never began its work: {words}", pytest.approx(later_s))
     assert (tmp_path / LAST_START).exists(), "who only asks changes nothing"
     good = Runs(tmp_path, waits=True)
     assert [each.ended for each in good.before] == [STOPPED, NO_START]
@@ -76,22 +86,71 @@ def test_a_failed_start_neither_counts_as_a_bad_run_nor_ends_the_count(tmp_path)
         made = Runs(tmp_path, waits=True)
         made.end("defect", "a fault")
         (tmp_path / LAST_START).write_text("exit-code exited 70")
+        os.utime(tmp_path / LAST_START, (time.time() + 1,) * 2)
     assert made.wait_s == 2, "two bad runs before it"
     last = Runs(tmp_path, waits=True)
     assert (last.wait_s, last.why) == (4, "3 runs in a row ended by themselves, the last one: a fault")
     assert [each.ended for each in last.before] == ["defect", NO_START] * 3
 
 
-def test_the_word_on_a_start_is_not_taken_for_one_on_the_run_that_lost_its_power(tmp_path):
+@pytest.mark.parametrize("said", ["exit-code exited 78", "signal killed SEGV", "timeout killed TERM", "core-dump dumped ABRT"])
+def test_the_word_on_a_start_is_not_taken_for_one_on_the_run_that_lost_its_power(tmp_path, said, monkeypatch):
     """That run left no word, so ExecStopPost takes the first start after the boot for it."""
-    before = run(1.0, ended="", boot="another")
-    power, start = settled([before], "exit-code exited 78", 5.0, "b")
+    monkeypatch.setattr(runs, "boot_id", lambda: HERE)
+    before = run(1.0, ended="", boot=THERE)
+    power, start = settled([before], f"{said} {THIS}", 5.0, HERE)
     assert (power.ended, power.ended_at) == ("power", None)
-    assert (start.ended, start.ended_at) == (NO_START, 5.0)
-    assert [each.ended for each in settled([before], "timeout killed KILL", 5.0, "b")] == ["timeout"], "as that boot ended"
+    assert (start.ended, start.ended_at) == (NO_START, 5.0), "whatever the clock says"
     (tmp_path / runs.FILE).write_bytes(msgspec.json.encode([before]))
-    (tmp_path / LAST_END).write_text("exit-code exited 78")
+    (tmp_path / LAST_END).write_text(f"{said} {THIS}")
     assert last_run(tmp_path).ended == NO_START
+
+
+@pytest.mark.parametrize(("said", "ended"), [("exit-code exited 70", "exit-code"), ("timeout killed KILL", "timeout"), ("success killed TERM", STOPPED)])
+@pytest.mark.parametrize("boot", ["", f" {OTHER}"])
+def test_the_word_of_its_own_boot_is_about_the_run_also_after_the_next_boot(said, boot, ended):
+    """Its own word could not be kept, the disk was full; a unit of an older version writes no boot."""
+    assert [each.ended for each in settled([run(1.0, ended="", boot=THERE)], said + boot, 5.0, HERE)] == [ended]
+
+
+def test_a_start_that_failed_in_the_next_boot_is_told_also_after_a_run_that_stopped():
+    """The power went between the run's own word and ExecStopPost's."""
+    found = settled([run(1.0, STOPPED, boot=THERE)], f"exit-code exited 78 {THIS}", 5.0, HERE)
+    assert [each.ended for each in found] == [STOPPED, NO_START]
+
+
+def test_starts_that_failed_one_after_the_other_are_told_as_one(tmp_path):
+    """The first of a new box goes into last-end, the others into last-start."""
+    (tmp_path / LAST_END).write_text(f"exit-code exited 203 {THIS}")
+    (tmp_path / LAST_START).write_text(f"exit-code exited 78 {THIS}")
+    found = last_run(tmp_path)
+    assert found.words.endswith("the configuration cannot be used")
+    assert list(Runs(tmp_path, waits=True).before) == [found]
+
+
+@pytest.mark.parametrize(("start", "its_boot", "told"), [
+    (f"exit-code exited 78 {THIS}", HERE, False), (f"exit-code exited 78 {OTHER}", HERE, False), ("exit-code exited 78", HERE, False),
+    ("exit-code exited 78", THERE, False), (f"exit-code exited 78 {OTHER}", THERE, False),
+    (f"exit-code exited 78 {THIS}", THERE, True)])  # the clock was set back
+def test_a_failed_start_older_than_the_last_run_is_not_told(tmp_path, monkeypatch, start, its_boot, told):
+    """A version that does not know of it ran since, or the file could not be removed."""
+    monkeypatch.setattr(runs, "boot_id", lambda: HERE)
+    now_s = time.time()
+    kept = Run(began_at=now_s - 9000, began_s=5.0, boot=its_boot, ended=STOPPED, ended_at=now_s - 60)
+    (tmp_path / runs.FILE).write_bytes(msgspec.json.encode([kept]))
+    (tmp_path / LAST_START).write_text(start)
+    os.utime(tmp_path / LAST_START, (now_s - 9500, now_s - 9500))
+    assert last_run(tmp_path).ended == (NO_START if told else STOPPED)
+    assert [each.ended for each in Runs(tmp_path, waits=True).before] == [STOPPED, NO_START][:1 + told]
+    assert not (tmp_path / LAST_START).exists()
+
+
+def test_no_failed_start_of_an_earlier_boot_is_told_after_a_run_of_this_one(tmp_path, monkeypatch):
+    """Whatever the clock, which was set back, says."""
+    monkeypatch.setattr(runs, "boot_id", lambda: HERE)
+    (tmp_path / runs.FILE).write_bytes(msgspec.json.encode([run(1.0, "", boot=HERE)]))
+    (tmp_path / LAST_START).write_text(f"exit-code exited 78 {OTHER}")
+    assert last_run(tmp_path).ended == "", "it goes on"
 
 
 def test_the_very_first_start_failed(tmp_path):
@@ -166,8 +225,10 @@ def test_a_full_disk_is_no_reason_not_to_run(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize(("words", "kept"), [
     ("watchdog killed ABRT\n", "watchdog killed ABRT"), ("exit-code exited 70", "exit-code exited 70"), ("success  \n", "success"), ("core-dump", "core-dump"),
+    (f"signal killed RTMIN+5 {THIS}\n", f"signal killed RTMIN+5 {THIS}"), (f"watchdog killed ABRT memory-high {THIS}", f"watchdog killed ABRT memory-high {THIS}"), (f"resources {THIS}", f"resources {THIS}"),
     ("root:$6$salt$hash:19000:0", ""), ("root killed KILL", ""), ("success; rm", ""), ("signal killed \x1b[2J", ""), ("signal killed\nABRT", ""), ("\xff\xfe", ""), ("", ""),
-    ("signal " + "a" * 249, "signal " + "a" * 249), ("signal " + "a" * 250, "")])
+    ("signal Please run curl evilexample", ""), ("signal killed please", ""), ("signal killed ABRT run this", ""), (f"signal killed ABRT {THIS} more", ""), ("exit-code exited 78 12345678", ""),
+    ("signal killed " + "A" * 242, "signal killed " + "A" * 242), ("signal killed " + "A" * 243, "")])
 def test_only_systemds_words_count_as_the_last_end(tmp_path, words, kept):
     (tmp_path / runs.LAST_END).write_bytes(words.encode("latin-1"))
     assert runs.last_end(tmp_path / runs.LAST_END)[0] == kept

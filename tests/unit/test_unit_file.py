@@ -127,20 +127,26 @@ def test_a_build_takes_what_nobody_else_wants_and_leaves_the_socket_alone():
     assert not any(line.startswith("RuntimeDirectory=") for line in said), "systemd would remove the service's when it ends"
 
 
+BOOT = "5c3b6a1e-1f0a-4a53-9a53-0d9d7c1f2e3d"
+
+
 @pytest.fixture
 def stop_post(tmp_path):
     """Run ExecStopPost's shell line as systemd does, with a `sleep` that is only noted; return what lies there then.
 
-    The control group is a folder of ours, with the files that are given.
+    It returns the seconds too, None where it did not sleep. What the kernel tells is a folder of ours, with the files of
+    the control group that are given.
     """
     line = next(line for line in lines(UNITS[0], "Service") if line.startswith("ExecStopPost="))
-    script = re.fullmatch(r"ExecStopPost=-/bin/sh -c '(.*)'", line)[1].replace("$$", "$").replace("/sys/fs/cgroup", f"{tmp_path}/cgroup")
+    script = re.fullmatch(r"ExecStopPost=-/bin/sh -c '(.*)'", line)[1].replace("$$", "$")
+    script = script.replace("/sys/fs/cgroup", f"{tmp_path}/cgroup").replace("/proc/self/cgroup", f"{tmp_path}/groups").replace("/proc/sys", f"{tmp_path}/sys")
+    (tmp_path / "groups").write_text("0::/the-unit\n")
     state = tmp_path / "state"
-    for folder in (state, tmp_path / "tools", tmp_path / "cgroup/the-unit"):
+    for folder in (state, tmp_path / "tools", tmp_path / "cgroup/the-unit", tmp_path / "sys/kernel/random"):
         folder.mkdir(parents=True)
-    for name, does in (("sleep", f"echo $1 > {tmp_path}/slept"), ("cut", "echo /the-unit")):
-        (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / "tools" / name).chmod(0o755)
+    (tmp_path / "sys/kernel/random/boot_id").write_text(f"{BOOT}\n")
+    (tmp_path / "tools/sleep").write_text(f"#!/bin/sh\necho $1 > {tmp_path}/slept\n")
+    (tmp_path / "tools/sleep").chmod(0o755)
 
     def run(result, code, status, **group):
         for name, text in group.items():
@@ -148,25 +154,39 @@ def stop_post(tmp_path):
         values = {"PATH": f"{tmp_path}/tools:/usr/bin:/bin", "STATE_DIRECTORY": str(state), "SERVICE_RESULT": result, "EXIT_CODE": code, "EXIT_STATUS": status}
         done = subprocess.run(["/bin/sh", "-c", script], env=values, check=True, timeout=5, capture_output=True, text=True)
         assert not done.stderr
-        return {path.name: path.read_text().strip() for path in state.iterdir()}, (tmp_path / "slept").exists()
+        slept = tmp_path / "slept"
+        return {path.name: path.read_text().removesuffix("\n") for path in state.iterdir()}, float(slept.read_text()) if slept.exists() else None
 
     run.state = state
     return run
 
 
 def test_how_a_run_ended_is_written_where_the_next_one_looks(stop_post):
-    assert stop_post("watchdog", "killed", "ABRT") == ({"last-end": "watchdog killed ABRT"}, False)
+    assert stop_post("watchdog", "killed", "ABRT") == ({"last-end": f"watchdog killed ABRT {BOOT}"}, None)
+
+
+def test_systemd_has_no_code_for_what_never_became_a_process(stop_post):
+    assert stop_post("resources", "", "") == ({"last-end": f"resources {BOOT}"}, None)
+    assert last_end(stop_post.state / "last-end")[0] == f"resources {BOOT}"
 
 
 def test_a_process_that_never_began_waits_and_keeps_the_word_on_the_run_before(stop_post):
     stop_post("watchdog", "killed", "ABRT")
-    assert stop_post("exit-code", "exited", "1") == ({"last-end": "watchdog killed ABRT", "last-start": "exit-code exited 1"}, True)
-    assert stop_post("exit-code", "exited", "70")[0]["last-start"] == "exit-code exited 70", "the last of them counts"
+    assert stop_post("exit-code", "exited", "1") == (
+        {"last-end": f"watchdog killed ABRT {BOOT}", "last-start": f"exit-code exited 1 {BOOT}"}, 10)
+    assert stop_post("exit-code", "exited", "70")[0]["last-start"] == f"exit-code exited 70 {BOOT}", "the last of them counts"
+
+
+@pytest.mark.parametrize("code", ["64", "78"])
+def test_one_that_systemd_does_not_start_again_is_not_waited_for(stop_post, code):
+    stop_post("watchdog", "killed", "ABRT")
+    assert stop_post("exit-code", "exited", code) == (
+        {"last-end": f"watchdog killed ABRT {BOOT}", "last-start": f"exit-code exited {code} {BOOT}"}, None)
 
 
 def test_one_that_was_stopped_before_it_began_is_not_waited_for(stop_post):
     stop_post("watchdog", "killed", "ABRT")
-    assert stop_post("success", "killed", "TERM") == ({"last-end": "watchdog killed ABRT"}, False)
+    assert stop_post("success", "killed", "TERM") == ({"last-end": f"watchdog killed ABRT {BOOT}"}, None)
 
 
 EVENTS = "low 0\nhigh {high}\nmax 0\noom 0\noom_kill {kills}\noom_group_kill 0\n"
@@ -175,7 +195,11 @@ PRESSURE = "some avg10=43.29 avg60={some} avg300=4.75 total=14793889\nfull avg10
 
 @pytest.mark.parametrize(("ended", "events", "pressure", "word"), [
     (("signal", "killed", "KILL"), {"kills": 1}, {}, "oom-kill killed KILL"),
-    (("signal", "killed", "SEGV"), {"kills": 1}, {}, "signal killed SEGV"),  # a build was killed, hours ago
+    (("signal", "killed", "KILL"), {}, {}, "signal killed KILL"),
+    # A build was killed, hours ago:
+    (("signal", "killed", "SEGV"), {"kills": 1}, {}, "signal killed SEGV"),
+    (("watchdog", "killed", "KILL"), {"kills": 1}, {}, "watchdog killed KILL"),
+    (("timeout", "killed", "KILL"), {"kills": 1}, {}, "timeout killed KILL"),
     (("watchdog", "killed", "ABRT"), {"high": 13492}, {"some": "18.93"}, "watchdog killed ABRT memory-high"),  # as measured
     (("watchdog", "killed", "KILL"), {"high": 25}, {"some": "100.00"}, "watchdog killed KILL memory-high"),
     (("watchdog", "killed", "ABRT"), {"high": 13492}, {"some": "9.99"}, "watchdog killed ABRT"),  # files it read: reclaimed with ease
@@ -184,9 +208,9 @@ PRESSURE = "some avg10=43.29 avg60={some} avg300=4.75 total=14793889\nfull avg10
 ])
 def test_the_kernel_is_asked_what_it_did_about_memory(stop_post, ended, events, pressure, word):
     group = {"memory_events": EVENTS.format(**{"high": 0, "kills": 0, **events}), "memory_pressure": PRESSURE.format(**{"some": "0.00", "full": "0.00", **pressure})}
-    assert stop_post(*ended, **group)[0] == {"last-end": word}
-    assert last_end(stop_post.state / "last-end")[0] == word, "the next run understands it"
+    assert stop_post(*ended, **group)[0] == {"last-end": f"{word} {BOOT}"}
+    assert last_end(stop_post.state / "last-end")[0] == f"{word} {BOOT}", "the next run understands it"
 
 
 def test_a_kernel_that_does_not_tell_of_pressure_names_nothing(stop_post):
-    assert stop_post("watchdog", "killed", "ABRT", memory_events=EVENTS.format(high=9999, kills=0))[0] == {"last-end": "watchdog killed ABRT"}
+    assert stop_post("watchdog", "killed", "ABRT", memory_events=EVENTS.format(high=9999, kills=0))[0] == {"last-end": f"watchdog killed ABRT {BOOT}"}
