@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from agent import __version__
-from agent.errors import EXIT_CONFIG, EXIT_DOWN, AgentError
+from agent.errors import EXIT_CONFIG, EXIT_DOWN, EXIT_USAGE, AgentError
+from agent.machine import stopped
 from agent.reading import read_small
 from agent.runs import FILE as RUNS
 from agent.runs import LAST_END, LAST_START, last_run
@@ -37,6 +38,13 @@ LET_GO_ON = "`sudo kill -CONT {}` lets it go on"
 _NO_CREDENTIALS = 243  # EXIT_CREDENTIALS of systemd.exec(5)
 _GIVE_CREDENTIALS = ("a file that a LoadCredential= line of its unit names is missing: write it below "
                      "/etc/vedette/credentials, or run `sudo vedette-setup`; systemd starts it again by itself")
+# RestartPreventExitStatus of the unit: systemd does not start it again, and what a person does about it.
+_FOR_GOOD = {
+    EXIT_USAGE: f"its command line cannot be used: {_JOURNAL}, `systemctl cat vedette` shows it; then `sudo systemctl "
+                "start vedette`",
+    EXIT_CONFIG: "its configuration cannot be used: `sudo vedette config check`, mend it, then `sudo systemctl start "
+                 "vedette`",
+}
 
 Absence = Literal["down", "failed", "starting", "restarting", "stopping", "hung", "unheard", "busy", "not_permitted",
                   "other_version", "foreign"]
@@ -60,8 +68,8 @@ class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     ``why`` in words and ``mend`` what to do; ``asked_by`` the version of this command; ``version``, ``agent_state`` and
     ``problems`` what could be read of an answer of another version; ``pid`` who holds the socket; ``unit`` the service
-    as systemd sees it, null where it was not asked or did not tell; ``last_end`` how the last run ended; ``last_words``
-    what it left behind.
+    as systemd sees it, null where it was not asked or did not tell; ``last_end`` how the last run
+    ended, or the last start failed; ``last_words`` what that run left behind.
     """
 
     schema: int
@@ -178,6 +186,9 @@ def _absent(unit: Unit | None) -> tuple[Absence, str]:
         return "down", "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
     if not unit.installed:
         return "down", f"{unit.name} is not installed here; `vedette run` runs an agent by hand, see docs/operations.md"
+    if (unit.active_state in {"deactivating", "failed"} and unit.result == "exit-code"
+            and unit.exec_status in _FOR_GOOD):
+        return "failed", _FOR_GOOD[unit.exec_status]
     ended_badly = unit.result not in {"", "success"}
     if unit.sub_state.startswith("auto-restart") or (unit.active_state == "deactivating" and ended_badly):
         if unit.exec_status == _NO_CREDENTIALS:
@@ -187,9 +198,6 @@ def _absent(unit: Unit | None) -> tuple[Absence, str]:
 
 
 def _mend_absent(unit: Unit) -> str:
-    if unit.active_state == "failed" and unit.result == "exit-code" and unit.exec_status == EXIT_CONFIG:
-        return ("its configuration cannot be used: `sudo vedette config check`, mend it, then `sudo systemctl start "
-                "vedette`")
     if unit.active_state == "inactive" and unit.unit_file_state != "enabled":
         return "it is stopped: `sudo systemctl enable --now vedette`"
     return _ABSENT.get(unit.active_state, ("", _ELSEWHERE))[1]
@@ -201,10 +209,10 @@ def hang(path: Path, error: AgentError, main_pid: int | None = None) -> Hang:
     why = f"the agent behind {path} accepts but does not answer"
     if isinstance(error.__cause__, BlockingIOError):
         why += ", and its queue is full"
-    stopped = pid is not None and _stopped(pid)
+    halted = pid is not None and stopped(pid)
     if pid:
-        why += f": process {pid} {'is stopped (by SIGSTOP, or by a debugger)' if stopped else 'hangs'}"
-    return Hang(why, pid, stopped)
+        why += f": process {pid} {'is stopped (by SIGSTOP, or by a debugger)' if halted else 'hangs'}"
+    return Hang(why, pid, halted)
 
 
 def _hung(place: Place, error: AgentError, unit: Unit | None) -> NoAnswer:
@@ -270,14 +278,6 @@ def _listener(path: Path) -> int | None:
     except OSError:
         return None
     return pid or None
-
-
-def _stopped(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[:1] in (["T"], ["t"])
 
 
 def _last_words(state_dir: Path) -> tuple[EndView | None, list[str]]:

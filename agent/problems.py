@@ -10,7 +10,7 @@ from agent.timeline import Problem
 _CONNECTING_S = 3.0
 _CERTIFICATE_WARNING_S = 30 * 86400.0
 _MEND = {
-    SourceState.FROZEN: "restart the camera, check its cable; `vedette doctor` has a row on it",
+    SourceState.FROZEN: "restart the camera, check its cable",
     SourceState.BLACK: "look at its lens and at the light",
 }
 _LOOK = "`vedette doctor` has a row on it"
@@ -83,8 +83,8 @@ def spool_problems(spool: SpoolView, stuck: str, lost_before: Mapping[str, int])
 
 
 def _mended(words: str, remedy: str) -> str:
-    """Return a problem with its remedy; a reason that brings its own ends with it."""
-    return words if words.endswith(")") else f"{words} ({remedy})"
+    """Return a problem with its remedy; its reason may bring one of its own, in brackets, too."""
+    return f"{words}; {remedy}" if words.endswith(")") else f"{words} ({remedy})"
 
 
 def _events(count: int, one: str, more: str) -> str:

@@ -244,10 +244,10 @@ class ProblemView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndView(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended: ``at`` in seconds since the epoch, null where nobody saw it.
+    """How a run ended, or a start failed: ``at`` in seconds since the epoch, null where nobody saw it.
 
-    ``how`` in a word (``stopped`` on request, ``ended`` by itself, ``watchdog``, ``oom-kill``, ``power`` …), ``words``
-    the same as a sentence.
+    ``how`` in a word (``stopped`` on request, ``ended`` by itself, ``watchdog``, ``oom-kill``, ``power`` …, and
+    ``no-start`` of the last of the starts that failed before they were a run), ``words`` the same as a sentence.
     """
 
     at: float | None

@@ -2,6 +2,7 @@
 
 from agent.asking import NoAnswer
 from agent.cli.words import ago, lasting
+from agent.runs import NO_START
 from agent.unit import Unit
 
 
@@ -14,7 +15,8 @@ def absent_lines(answer: NoAnswer) -> list[str]:
     if answer.unit:
         lines.append(f"  {unit_words(answer.unit)}")
     if (end := answer.last_end) is not None:
-        lines.append(f"  the last run ended {ago(end.at)}: {end.words or end.how}")
+        what = "start failed" if end.how == NO_START else "run ended"
+        lines.append(f"  the last {what} {ago(end.at)}: {end.words or end.how}")
     if answer.mend:
         lines.append(f"  mend: {answer.mend}")
     return [*lines, *answer.last_words]

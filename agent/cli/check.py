@@ -13,6 +13,7 @@ from agent.asking import NoAnswer, Place, look, stranger_note, version_note
 from agent.cli.absent import absent_lines
 from agent.cli.words import span
 from agent.errors import ConfigError
+from agent.runs import NO_START, STOPPED
 from agent.snapshot import Snapshot, SourceView
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
@@ -99,7 +100,7 @@ def check(find: Callable[[], tuple[Place, ConfigError | None]], limits: Limits) 
             odd = [*version_note(answer), *stranger_note(answer, place, _ASK_S)]
             verdict = verdict._replace(details=(*verdict.details, *odd))
         # Whoever runs plugins need not be one who may read it.
-        if fault and not isinstance(fault.__cause__, OSError):
+        if fault and not isinstance(fault.__cause__, PermissionError):
             verdict = verdict._replace(
                 code=max(verdict.code, WARNING), details=(*verdict.details, *str(fault).splitlines()),
                 summary=f"{verdict.summary}; its configuration cannot be used, so it would not start again")
@@ -156,9 +157,12 @@ def _present(s: Snapshot, limits: Limits) -> Verdict:
 
 
 def _in_a_loop(s: Snapshot) -> bool:
-    """Tell whether it only starts and ends: for minutes nobody looks at the cameras, whatever it says just now."""
-    bad = [end for end in s.ends[-2:] if end.how not in {"stopped", "power"}]
-    return s.state == "starting" and len(bad) == 2
+    """Tell whether it only starts and ends: for minutes nobody looks at the cameras, whatever it says just now.
+
+    A start that failed was no run: this one has got further.
+    """
+    ran = [end.how for end in s.ends if end.how != NO_START]
+    return s.state == "starting" and len(ran) > 1 and not {STOPPED, "power"} & set(ran[-2:])
 
 
 def _frame_age(source: SourceView, s: Snapshot) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from agent.cli.options import json_option, load_or_default, optional_config_option
+from agent.cli.options import json_option, load_or_default, optional_config_option, what_is_left
 from agent.config import DEFAULT_PATH, Config
 from agent.diagnosis.bundle import write_bundle
 from agent.diagnosis.checks import checks
@@ -53,9 +53,10 @@ def doctor(config_path: Path | None, state_dir: Path | None, bundle: Path | None
     except ConfigError as error:  # the box can be looked at all the same
         config = error
     path = config_path or DEFAULT_PATH
+    left = None if isinstance(config, Config) else what_is_left(path)[0]
     defaults = config_path is None and isinstance(config, Config) and not DEFAULT_PATH.exists()
     with _looking() as looking:
-        facts = gather(config, None if defaults else path, state_dir=state_dir, looking=looking)
+        facts = gather(config, None if defaults else path, state_dir=state_dir, left=left, looking=looking)
         sections = checks(facts)
         code = exit_code(sections)
         value = _plain(facts, sections, code)

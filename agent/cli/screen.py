@@ -12,6 +12,7 @@ from rich.text import Text
 from agent.cli.budget_screen import budget_lines, share_words, steps_table
 from agent.cli.layout import folded, height_of, richest, spread
 from agent.cli.words import ago, amount, cell, lasting, minute, plain_table, span, when
+from agent.runs import NO_START
 from agent.snapshot import GovernorView, Snapshot, SourceView, SpoolView, UpstreamView
 
 __all__ = ["amount", "cell", "plain_table", "say", "screen", "span"]
@@ -42,7 +43,7 @@ def say(what: RenderableType, width: int) -> None:
     Console(file=text, force_terminal=on_terminal, width=terminal.width if on_terminal else width).print(what)
     # A table fills its last column with blanks; on a terminal they may carry a style, and nobody sees them.
     plain = text.getvalue()
-    click.echo(plain if on_terminal else "".join(f"{line.rstrip()}\n" for line in plain.splitlines()), nl=False)
+    click.echo(plain if on_terminal else "\n".join(line.rstrip(" ") for line in plain.split("\n")), nl=False)
 
 
 def screen(snapshot: Snapshot, height: int | None = None, notes: Sequence[str] = ()) -> RenderableType:
@@ -279,10 +280,13 @@ def _past(s: Snapshot, most: int | None) -> list[Text]:
 
 
 def _last_run(s: Snapshot) -> list[Text]:
-    """Return a line on how the run before this one ended; none when there was none."""
-    if not s.ends:
-        return []
-    last, bad = s.ends[-1], sum(end.how not in _WELL for end in s.ends)
-    text = Text(f"last run  ended {ago(last.at)}: ")
-    text.append(last.words or last.how, style="" if last.how in _WELL else "yellow")
-    return [text.append(f"; {bad} of the last {len(s.ends)} runs ended badly" if bad and len(s.ends) > 1 else "")]
+    """Return a line on how the run before this one ended, and one on a start that failed after it; none without any."""
+    lines, ran = [], [end for end in s.ends if end.how != NO_START]
+    if s.ends and s.ends[-1].how == NO_START:
+        lines.append(Text(f"last try  failed {ago(s.ends[-1].at)}: ").append(s.ends[-1].words, style="yellow"))
+    if ran:
+        last, bad = ran[-1], sum(end.how not in _WELL for end in ran)
+        text = Text(f"last run  ended {ago(last.at)}: ")
+        text.append(last.words or last.how, style="" if last.how in _WELL else "yellow")
+        lines.append(text.append(f"; {bad} of the last {len(ran)} runs ended badly" if bad and len(ran) > 1 else ""))
+    return lines

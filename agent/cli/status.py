@@ -12,11 +12,10 @@ import msgspec
 from agent.asking import NoAnswer, Place, look, stranger_note, version_note
 from agent.cli.absent import absent_lines
 from agent.cli.check import Limits, check, check_options
-from agent.cli.options import json_option, load_or_default, optional_config_option
-from agent.config import DEFAULT_PATH, Config, Device, StatusSection
+from agent.cli.options import json_option, load_or_default, optional_config_option, what_is_left
+from agent.config import DEFAULT_PATH, Config
 from agent.errors import EXIT_OK, ConfigError
 from agent.snapshot import Snapshot
-from agent.units import quantity
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +26,8 @@ _FALL_BACK = (DEFAULT_PATH, None)
 @click.command()
 @optional_config_option
 @json_option
-@click.option("--socket", type=click.Path(path_type=Path), help="The agent's socket, instead of the configured one.")
+@click.option("--socket", type=click.Path(path_type=Path, readable=False),
+              help="The agent's socket, instead of the configured one.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of what --json prints.")
 @check_options
@@ -56,44 +56,29 @@ def status(*, config_path: Path | None, as_json: bool, socket: Path | None, watc
     return answer.exit_code()
 
 
-class _Where(msgspec.Struct):
-    """Of a configuration that cannot be used, what tells where to ask."""
-
-    device: Device = Device()
-    status: StatusSection = StatusSection()
-
-
 def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, ConfigError | None]:
     """Return where to ask, and why the configuration cannot be used.
 
-    An agent goes on with the configuration it was started with. So one that cannot be used now, or that this user may
-    not read, is no reason not to ask.
+    An agent goes on with the configuration it was started with. So one that cannot be used now, or the service's that
+    this user may not read, is no reason not to ask.
 
     Raises:
-        ConfigError: a file was named that is not there, so nobody knows which agent is meant.
+        ConfigError: another one than the service's does not tell where to ask, so nobody knows which agent is meant.
     """
-    usual = Config()
+    usual = Config().socket_path
     if socket is not None:
-        return Place(socket, service=socket == usual.socket_path), None
-    service, fault = config_path in _FALL_BACK, None
+        return Place(socket, service=socket == usual), None
+    path, service, fault = config_path or DEFAULT_PATH, config_path in _FALL_BACK, None
     try:
         config = load_or_default(config_path)
     except ConfigError as error:
-        if not service and isinstance(error.__cause__, FileNotFoundError):
+        config, whole = what_is_left(path)
+        if not service and (not whole or isinstance(error.__cause__, OSError)):
             raise
-        config, fault = _what_is_left(config_path or DEFAULT_PATH), error
-        service = service or config.socket_path == usual.socket_path
-    folder = (config_path or DEFAULT_PATH).absolute().parent
-    return Place(folder / config.socket_path, service=service, state_dir=folder / config.state_dir), fault
-
-
-def _what_is_left(path: Path) -> Config:
-    """Return a configuration of the sections that tell where to ask, or of the defaults where they cannot be used."""
-    try:
-        where = msgspec.toml.decode(path.read_bytes(), type=_Where, dec_hook=quantity)
-    except (OSError, ValueError, RecursionError):
-        return Config()
-    return Config(device=where.device, status=where.status)
+        fault = error
+    folder = path.absolute().parent
+    return Place(folder / config.socket_path, service=service or config.socket_path == usual,
+                 state_dir=folder / config.state_dir), fault
 
 
 def _print(answer: Snapshot | NoAnswer, place: Place, as_json: bool) -> None:

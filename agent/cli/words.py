@@ -18,6 +18,8 @@ def span(seconds: float | None) -> str:
     """Return a duration as people say it: ``85 ms``, ``12 s``, ``3 h 5 min``, or ``unknown``."""
     if seconds is None:
         return "unknown"
+    if seconds < 0.0005:
+        return "<1 ms"
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"
     if seconds < 120:

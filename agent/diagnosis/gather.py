@@ -13,7 +13,7 @@ import msgspec
 
 from agent import machine
 from agent.building.recipe import Recipe, find_recipe, recipe_folders
-from agent.config import Config
+from agent.config import DEFAULT_PATH, Config
 from agent.diagnosis.asking import Asker
 from agent.diagnosis.becoming import service_user
 from agent.diagnosis.facts import Driver, Facts, Machine, OnnxRuntime, OpenCv, Package, StateDirectory, TensorRt, Wanted
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 def gather(config: Config | ConfigError, file: Path | None, *, state_dir: Path | None = None,
-           looking: Callable[[str], None] = lambda _: None, root: Path = machine.ROOT,
+           left: Config | None = None, looking: Callable[[str], None] = lambda _: None, root: Path = machine.ROOT,
            timeout_s: float = TIMEOUT_S) -> Facts:
     """Return what is known about this box; takes seconds, minutes where much hangs.
 
@@ -37,17 +37,19 @@ def gather(config: Config | ConfigError, file: Path | None, *, state_dir: Path |
         config: The configuration, or why there is none.
         file: Where it was read from; None = defaults.
         state_dir: Instead of the configuration's.
+        left: What of a configuration that cannot be used tells where its agent is.
         looking: Told what is being looked at.
         root: What stands for ``/``.
         timeout_s: Longest time for one library.
     """
-    usable = config if isinstance(config, Config) else Config()
+    usable = config if isinstance(config, Config) else left or Config()
     folder = state_dir or usable.state_dir
     box = _machine(root)
     ask = _Asker(looking, timeout_s, root, service_user())
     driver = ask("driver", Driver, lambda fault: Driver(fault=fault))
     roomy = box.memory_available is None or box.memory_available >= BUILD_MEMORY
-    running, snapshot = ask_agent(usable.socket_path)
+    own = file in {None, DEFAULT_PATH} or usable.socket_path == Config().socket_path
+    running, snapshot = ask_agent(usable.socket_path, service=own)
     runtimes = [ask.package(name, f"{name}-build" if driver.usable and roomy else name, TensorRt)
                 for name in ("tensorrt", "tensorrt_rtx")]
     state, known = _state_directory(folder), config if isinstance(config, Config) else None

@@ -10,6 +10,7 @@ from agent.diagnosis.service_facts import Running
 from agent.errors import AgentError
 from agent.snapshot import Snapshot
 from agent.status import ask, fetch, silence
+from agent.unit import ask_unit
 
 _OK = 200
 
@@ -18,10 +19,14 @@ class _Version(msgspec.Struct):
     version: str = ""
 
 
-def ask_agent(socket: Path) -> tuple[Running, Snapshot | None]:
+def ask_agent(socket: Path, *, service: bool = False) -> tuple[Running, Snapshot | None]:
     """Ask the agent behind ``socket``; takes two seconds at most for each of three questions.
 
     Of an agent that hangs ``state`` is ``stopped`` where its process is; else it is empty.
+
+    Args:
+        socket: Where.
+        service: It is the service's own, so systemd can tell of its agent.
     """
     try:
         snapshot = fetch(socket)
@@ -29,7 +34,8 @@ def ask_agent(socket: Path) -> tuple[Running, Snapshot | None]:
         answers: Answers = silence(error) or (
             "another version" if isinstance(error.__cause__, msgspec.DecodeError | RecursionError) else "odd")
         if answers == "hangs":
-            found = hang(socket, error)
+            unit = ask_unit() if service else None
+            found = hang(socket, error, unit.main_pid if unit else None)
             return Running(socket=str(socket), answers=answers, said=found.why, pid=found.pid,
                            state="stopped" if found.stopped else ""), None
         version = _version(socket) if answers == "another version" else ""

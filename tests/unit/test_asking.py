@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from agent import __version__
-from agent.asking import NoAnswer, Place, look, stranger_note, version_note
+from agent.asking import NoAnswer, Place, hang, look, stranger_note, version_note
+from agent.errors import AgentError
 from agent.runs import FILE, Run
 from agent.snapshot import LAST_STATUS, SCHEMA, Snapshot
 from agent.unit import Unit
@@ -81,6 +82,8 @@ def answering(path, answer):
     (dict(active_state="deactivating", sub_state="stop-sigterm"), "stopping", "wait"),
     (dict(active_state="deactivating", sub_state="stop-post", result="watchdog"), "restarting", "starts it again by itself"),
     (dict(active_state="deactivating", sub_state="stop-post", result="exit-code", exec_status=243), "restarting", "vedette-setup"),
+    (dict(active_state="deactivating", sub_state="stop-post", result="exit-code", exec_status=78), "failed", "`sudo vedette config check`"),
+    (dict(active_state="deactivating", sub_state="stop-post", result="exit-code", exec_status=64), "failed", "`systemctl cat vedette`"),
     (dict(), "unheard", "--socket PATH"),
 ])
 @pytest.mark.parametrize("stale", [False, True])
@@ -290,3 +293,12 @@ def test_an_answer_of_endless_depth_is_no_agents(path):
 def test_the_object_comes_back_from_json(path):
     answer = look(Place(path))
     assert msgspec.json.decode(msgspec.json.encode(answer), type=NoAnswer) == answer
+
+
+def test_of_a_full_queue_the_services_process_is_the_one_that_hangs(tmp_path):
+    error = AgentError("full", "")
+    error.__cause__ = BlockingIOError()
+    found = hang(tmp_path / "nobody.sock", error, os.getpid())
+    assert (found.pid, found.stopped) == (os.getpid(), False)
+    assert f"its queue is full: process {os.getpid()} hangs" in found.why
+    assert hang(tmp_path / "nobody.sock", error).pid is None

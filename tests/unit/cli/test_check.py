@@ -105,6 +105,13 @@ def test_nobody_answers(answer, code):
     assert "mend: mend it" in rest
 
 
+def test_a_camera_that_gave_no_frame_has_no_age_in_the_figures():
+    never = well(sources=[camera("door", "down", last_frame_age_s=None)])
+    verdict = judge(never, Limits(warn_age=1.0))
+    assert "frame_age" not in verdict.text
+    assert "door has given no frame yet" in verdict.text
+
+
 @pytest.fixture
 def socket():
     return Path(tempfile.mkdtemp(prefix="vt-"), "s.sock")
@@ -112,7 +119,7 @@ def socket():
 
 @pytest.mark.parametrize(("ends", "code"), [
     ([], WARNING), (["failed"], WARNING), (["failed", "failed"], CRITICAL), (["stopped", "watchdog", "failed"], CRITICAL), (["failed", "stopped"], WARNING),
-    (["failed", "power"], WARNING)])
+    (["failed", "power"], WARNING), (["no-start", "no-start"], WARNING), (["signal", "no-start"], WARNING)])
 def test_one_that_only_starts_and_ends_is_critical(ends, code):
     starting = well(state="starting", ready=False, ends=[EndView(at=None, how=how, words=how) for how in ends])
     assert judge(starting, Limits()).code == code
@@ -162,7 +169,10 @@ def test_a_configuration_that_cannot_be_used_is_a_warning_whatever_the_agent_say
 def test_a_configuration_that_this_user_may_not_read_is_no_fault(socket, tmp_path, capsys, monkeypatch):
     def refuse(*_, **__):
         raise ConfigError("c.toml: cannot be read: Permission denied", "check its owner and mode") from PermissionError()
+    (tmp_path / "c.toml").touch()
     monkeypatch.setattr("agent.cli.options.load", refuse)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)  # the tests run as root, who may read everything
+    monkeypatch.setattr("agent.cli.status._FALL_BACK", (tmp_path / "c.toml", None))
     monkeypatch.setattr("agent.config.Config.socket_path", property(lambda _: socket))
     answering(socket, msgspec.json.encode(snapshot(state="running")))
     assert main(["status", "--check", "-c", str(tmp_path / "c.toml")]) == 0

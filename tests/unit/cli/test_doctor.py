@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -76,12 +77,13 @@ def test_what_a_library_says_is_no_markup(box, capsys):
 
 def test_a_configuration_that_cannot_be_used_is_a_row_and_the_box_is_looked_at_all_the_same(box, tmp_path, capsys):
     file = tmp_path / "c.toml"
-    file.write_text("[engine]\nnme = 1\n")
+    file.write_text("[engine]\nnme = 1\n[status]\nsocket = '/elsewhere/s'")
     seen = box(BARE)
     call("--config", str(file), "--state-dir", str(tmp_path))
     assert isinstance(seen["config"], ConfigError)
     assert seen["file"] == file
     assert seen["state_dir"] == tmp_path
+    assert seen["left"].socket_path == Path("/elsewhere/s"), "the same agent is asked as by `vedette status`"
     file.write_text('[engine]\nrecipe = "yolo"\n[source.door]\nurl = "rtsp://camera/1"\n')
     call("--config", str(file))
     assert seen["config"].engine.recipe == "yolo"

@@ -12,9 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.asking import NoAnswer
 from agent.cli import main
+from agent.cli.absent import absent_lines
+from agent.cli.status import _place
+from agent.cli.words import span
 from agent.errors import AgentError, ConfigError
-from agent.snapshot import LAST_STATUS, SCHEMA
+from agent.snapshot import LAST_STATUS, SCHEMA, EndView
 from agent.status import StatusServer
 from tests.unit.cli.test_screen import camera, queue, snapshot
 from tests.unit.test_asking import answering, unit
@@ -111,7 +115,7 @@ def test_a_configuration_that_cannot_be_used_is_no_reason_not_to_ask_the_service
 @pytest.mark.parametrize(("text", "asked"), [
     ("[spool]\nmax_age = 'soon'\n[status]\nsocket = '{served}'", "own"),
     ("[spool]\nmax_age = 'soon'\n[device]\nruntime_dir = '{served.parent}'", "own"),
-    ("[spool]\nmax_age = 'soon'", "usual"), ("[status]\nnonsense = 1\nsocket = '{served}'", "usual"), ("[status", "usual")])
+    ("[spool]\nmax_age = 'soon'", "usual")])
 def test_another_file_that_cannot_be_used_is_said_and_the_agent_asked_all_the_same(tmp_path, served, capsys, monkeypatch, text, asked):
     socket = served.rename(served.parent / "status.sock")
     if asked == "usual":
@@ -123,6 +127,57 @@ def test_another_file_that_cannot_be_used_is_said_and_the_agent_asked_all_the_sa
     assert f"the configuration cannot be used, asking on {socket} all the same: {trial}: " in said.err
     assert "  mend: " in said.err
     assert "gate" in said.out
+
+
+@pytest.mark.parametrize("kind", ["unknown key", "no TOML", "overlay", "folder", "below a file"])
+def test_another_file_that_does_not_tell_where_to_ask_is_refused(tmp_path, served, capsys, monkeypatch, kind):
+    served.rename(served.parent / "status.sock")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(served.parent))  # who answers there is not the agent that is meant
+    trial = tmp_path / "trial.toml"
+    match kind:
+        case "folder":
+            trial.mkdir()
+        case "below a file":
+            tmp_path.joinpath("file").touch()
+            trial = tmp_path / "file/trial.toml"
+        case "overlay":
+            trial.touch()
+            tmp_path.joinpath("conf.d").mkdir()
+            tmp_path.joinpath("conf.d/10.toml").write_text("[status")
+        case _:
+            trial.write_text({"unknown key": "[status]\nnonsense = 1", "no TOML": "[status"}[kind])
+    assert main(["status", "-c", str(trial)]) == 78
+    assert main(["status", "--check", "-c", str(trial)]) == 3
+    said = capsys.readouterr()
+    assert "VEDETTE UNKNOWN - " in said.out
+    assert "gate" not in said.out
+
+
+def test_overlays_of_a_file_that_cannot_be_used_tell_where_to_ask_as_well(tmp_path, served, capsys):
+    tmp_path.joinpath("conf.d").mkdir()
+    trial = tmp_path / "trial.toml"
+    trial.touch()
+    tmp_path.joinpath("conf.d/10.toml").write_text(f"[status]\nsocket = '{served}'")
+    tmp_path.joinpath("conf.d/20.toml").write_text("[spool]\nmax_age = 'soon'")
+    assert main(["status", "-c", str(trial)]) == 0
+    said = capsys.readouterr()
+    assert "gate" in said.out
+    assert "spool.max_age" in said.err
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_systemd_is_asked_where_the_socket_is_the_services(tmp_path, monkeypatch, own):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    (tmp_path / "trial.toml").write_text("" if own else "[status]\nsocket = 'a.sock'")
+    place, fault = _place(tmp_path / "trial.toml", None)
+    assert (place.service, fault) == (own, None)
+
+
+def test_where_a_relative_state_directory_is(tmp_path):
+    (tmp_path / "trial.toml").write_text("nonsense = 1\n[device]\nstate_dir = 'state'")
+    place, fault = _place(tmp_path / "trial.toml", None)
+    assert place.state_dir == tmp_path / "state"
+    assert "nonsense" in str(fault)
 
 
 def test_a_relative_socket_of_a_file_that_cannot_be_used_starts_where_the_file_is(tmp_path, capsys):
@@ -207,3 +262,15 @@ def test_watching_without_a_terminal_prints_again_and_again(served, as_json):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_start_that_failed_is_told_apart_from_the_last_run():
+    answer = NoAnswer(schema=SCHEMA, answer=None, state="failed", why="why", mend="mend", socket="/s", asked_by="1",
+                      last_end=EndView(at=None, how="no-start", words="it never began its work"), last_words=["the last run stopped in good order"])
+    lines = absent_lines(answer)
+    assert sum("the last run" in line for line in lines) == 1
+    assert any("the last start failed" in line and "it never began its work" in line for line in lines)
+
+
+def test_no_span_is_none():
+    assert span(0.0) == span(0.0004) == "<1 ms"

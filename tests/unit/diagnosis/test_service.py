@@ -285,7 +285,7 @@ def test_an_agent_that_hangs_one_of_another_version_and_none(agent, tmp_path):
 
 
 def test_an_agent_that_is_stopped_is_said_to_be_in_the_words_of_the_status(agent, monkeypatch):
-    monkeypatch.setattr(asking, "_stopped", lambda pid: pid == os.getpid())
+    monkeypatch.setattr(asking, "stopped", lambda pid: pid == os.getpid())
     path = agent({})
     running, _ = ask_agent(path)
     assert (running.pid, running.state) == (os.getpid(), "stopped")
