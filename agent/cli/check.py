@@ -18,6 +18,7 @@ from agent.snapshot import Snapshot, SourceView
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+_LONGEST_START_S = 1800.0  # the first build of an engine takes minutes
 _ASK_S = 1.4  # the agent, and systemd as long again
 _BY_STATE = {"running": OK, "degraded": WARNING, "starting": WARNING, "stopping": WARNING, "down": CRITICAL}
 _BY_ABSENCE = {"starting": WARNING, "stopping": WARNING, "busy": UNKNOWN, "not_permitted": UNKNOWN,
@@ -123,7 +124,7 @@ def _absent(answer: NoAnswer) -> Verdict:
 
 
 def _present(s: Snapshot, limits: Limits) -> Verdict:
-    code, told = CRITICAL if _in_a_loop(s) else _BY_STATE.get(s.state, WARNING), list(s.problems)
+    code, told = CRITICAL if _never_ready(s) else _BY_STATE.get(s.state, WARNING), list(s.problems)
     oldest = s.spool.oldest_age_s if s.spool and s.spool.depth else 0.0
     frames = [(source, _frame_age(source, s)) for source in s.sources if source.state != "ended"]
     stalest = max((age for source, age in frames if source.last_frame_age_s is not None), default=None)
@@ -156,13 +157,14 @@ def _present(s: Snapshot, limits: Limits) -> Verdict:
     return Verdict(code, summary, perfdata, tuple(told))
 
 
-def _in_a_loop(s: Snapshot) -> bool:
-    """Tell whether it only starts and ends: for minutes nobody looks at the cameras, whatever it says just now.
+def _never_ready(s: Snapshot) -> bool:
+    """Tell whether it starts for ever, or only starts and ends: nobody looks at the cameras, whatever it says just now.
 
     A start that failed was no run: this one has got further.
     """
     ran = [end.how for end in s.ends if end.how != NO_START]
-    return s.state == "starting" and len(ran) > 1 and not {STOPPED, "power"} & set(ran[-2:])
+    in_a_loop = len(ran) > 1 and not {STOPPED, "power"} & set(ran[-2:])
+    return s.state == "starting" and (in_a_loop or s.uptime_s > _LONGEST_START_S)
 
 
 def _frame_age(source: SourceView, s: Snapshot) -> float:

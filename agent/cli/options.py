@@ -14,9 +14,9 @@ from agent.units import quantity
 _FILE = click.Path(path_type=Path, readable=False)
 config_option = click.option(
     "-c", "--config", "config_path", type=_FILE, default=DEFAULT_PATH, show_default=True,
-    envvar="VEDETTE_CONFIG", help="The configuration file; conf.d/*.toml beside it is laid over it.")
+    envvar="VEDETTE_CONFIG", show_envvar=True, help="The configuration file; conf.d/*.toml beside it is laid over it.")
 optional_config_option = click.option(
-    "-c", "--config", "config_path", type=_FILE, default=None, envvar="VEDETTE_CONFIG",
+    "-c", "--config", "config_path", type=_FILE, default=None, envvar="VEDETTE_CONFIG", show_envvar=True,
     help=f"The configuration file. Default: {DEFAULT_PATH} if it is there, else the defaults of all keys.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 

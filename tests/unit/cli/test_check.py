@@ -43,7 +43,7 @@ def test_all_is_well_in_one_line():
 @pytest.mark.parametrize(("changes", "code", "says"), [
     ({}, OK, "running"),
     ({"state": "degraded", "problems": ["source gate is frozen", "second|one"]}, WARNING, "source gate is frozen"),
-    ({"state": "starting", "doing": "building a quick engine", "ready": False}, WARNING, "(building a quick engine)"),
+    ({"state": "starting", "doing": "building a quick engine", "ready": False, "uptime_s": 60.0}, WARNING, "(building a quick engine)"),
     ({"state": "stopping", "ready": False}, WARNING, "stopping"),
     ({"state": "down", "problems": ["source gate is down"]}, CRITICAL, "source gate is down"),
     ({"state": "a new word"}, WARNING, "a new word"),
@@ -105,6 +105,11 @@ def test_nobody_answers(answer, code):
     assert "mend: mend it" in rest
 
 
+@pytest.mark.parametrize(("uptime_s", "code"), [(1700.0, WARNING), (1900.0, CRITICAL)])
+def test_one_that_starts_for_half_an_hour_is_critical(uptime_s, code):
+    assert judge(well(state="starting", ready=False, uptime_s=uptime_s), Limits()).code == code
+
+
 def test_a_camera_that_gave_no_frame_has_no_age_in_the_figures():
     never = well(sources=[camera("door", "down", last_frame_age_s=None)])
     verdict = judge(never, Limits(warn_age=1.0))
@@ -121,7 +126,7 @@ def socket():
     ([], WARNING), (["failed"], WARNING), (["failed", "failed"], CRITICAL), (["stopped", "watchdog", "failed"], CRITICAL), (["failed", "stopped"], WARNING),
     (["failed", "power"], WARNING), (["no-start", "no-start"], WARNING), (["signal", "no-start"], WARNING)])
 def test_one_that_only_starts_and_ends_is_critical(ends, code):
-    starting = well(state="starting", ready=False, ends=[EndView(at=None, how=how, words=how) for how in ends])
+    starting = well(state="starting", ready=False, uptime_s=60.0, ends=[EndView(at=None, how=how, words=how) for how in ends])
     assert judge(starting, Limits()).code == code
 
 
