@@ -78,6 +78,7 @@ def test_waiting_is_no_sign_of_work(tmp_path, monkeypatch):
 
 def test_a_beat_is_for_every_lock_of_this_thread_and_for_no_lock_given_back(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_BEAT_S", 0)
+    monkeypatch.setattr(module._HERE, "next_s", 0.0)
     locks = [tmp_path / name / ".lock" for name in ("outer", "inner", "old")]
 
     def beaten() -> list[bool]:
@@ -142,6 +143,7 @@ def test_the_next_holder_gets_patience_of_its_own(tmp_path, monkeypatch):
 def test_who_waits_for_one_that_works_shows_that_work(hold, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE_S", 0.5)
     monkeypatch.setattr(module, "_BEAT_S", 0)
+    monkeypatch.setattr(module._HERE, "next_s", 0.0)
     began, outer, holds = time.monotonic(), tmp_path / "outer", threading.Event()
 
     def work():
