@@ -399,7 +399,7 @@ bring_up() { # VERSION: switch to it and start it, or put back what was
     if [ -z "$start" ]; then
         say "not started, as you asked; start it with:  systemctl restart vedette"
     elif [ -n "$problem" ]; then
-        say "installed, not started yet: $problem"
+        say "${dry:+would be }installed, not started yet: $problem"
         say "next: edit $etc/config.toml, then:  vedette config check && systemctl start vedette"
     elif [ -n "$active" ] && [ "$looked" = "$(looks)" ]; then
         say "the service runs already, and nothing of it has changed"

@@ -38,6 +38,7 @@ _LARGEST = 4 << 30  # bytes; a server that never stops must not fill the disk
 _BARREN_TRIES = 4  # attempts in a row that brought nothing new, or as good as nothing
 _ATTEMPT_S = 300.0  # an attempt ends then, and the next goes on; a byte now and then holds nobody up for ever
 _LONGER = 4  # times as long may the next take after one that was cut though it was fast enough
+_LONGEST_S = 3600.0
 _LEAST_RATE = 1000.0  # bytes a second; an attempt that is slower has brought as good as nothing
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -215,7 +216,7 @@ class _Download:
             barren = 0 if complete or brought > _LEAST_RATE * took_s else barren + 1
             if cut:
                 why = f"too slow: {brought} bytes in {took_s:.0f} s"
-                limit_s *= 1 if barren else _LONGER
+                limit_s = _ATTEMPT_S if barren else min(limit_s * _LONGER, _LONGEST_S)
             furthest = max(furthest, self._have())
         raise ModelError(f"{_shown(self.url)}: {why}",
                          "check the network and run it again: what is there already is kept")

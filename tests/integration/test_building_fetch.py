@@ -277,6 +277,22 @@ def test_a_slow_server_without_ranges_gets_the_time_that_its_file_takes(there, s
     assert len(server.asked) > 2
 
 
+def test_time_that_was_earned_is_lost_again_with_the_first_attempt_that_crawls(server, tmp_path, monkeypatch):
+    limits = []
+
+    def attempt(self, limit_s):
+        limits.append(limit_s)
+        self.received = 0 if len(limits) > 2 else 1 << 20
+        time.sleep(limit_s)
+        return False, ""
+    monkeypatch.setattr(fetching, "_ATTEMPT_S", 0.05)
+    monkeypatch.setattr(fetching, "_LONGEST_S", 0.6)
+    monkeypatch.setattr(fetching._Download, "_attempt", attempt)
+    with pytest.raises(ModelError, match="too slow"):
+        server.fetch(tmp_path)
+    assert limits == [0.05, 0.2, 0.6, 0.05, 0.05, 0.05]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_server_that_brings_a_little_each_time_is_given_up(ranges, server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "_ATTEMPT_S", 0.4)

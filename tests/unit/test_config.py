@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -335,13 +336,18 @@ def test_missing_file_is_said(tmp_path):
 def test_secrets_come_from_files_and_credentials(tmp_path, monkeypatch):
     write(tmp_path, "hunter2\n", "token")
     assert read_secret(f"file:{tmp_path}/token") == "hunter2"
-    with pytest.raises(ConfigError, match="not started by systemd"):
+    with pytest.raises(ConfigError, match=r"not started by systemd.*\n.*use sudo"):
+        read_secret("credential:token")
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    with pytest.raises(ConfigError, match=r"not started by systemd.*\n.*restart the service"):
         read_secret("credential:token")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert read_secret("credential:token") == "hunter2"
     write(tmp_path, " \n", "empty")
     (tmp_path / "bytes").write_bytes(b"hunter\xff")
-    for name, says in (("empty", "empty"), ("bytes", "not UTF-8"), ("none", "No such file"), ("", "Is a directory")):
+    (tmp_path / "large").write_bytes(b"h" * (1 << 20))
+    os.mkfifo(tmp_path / "pipe")
+    for name, says in (("empty", "empty"), ("bytes", "not UTF-8"), ("none", "No such file"), ("", "Is a directory"), ("pipe", "no regular file"), ("large", "larger than")):
         with pytest.raises(ConfigError, match=says):
             read_secret(f"file:{tmp_path}/{name}")
 

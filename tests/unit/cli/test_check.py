@@ -184,6 +184,14 @@ def test_a_configuration_that_this_user_may_not_read_is_no_fault(socket, tmp_pat
     assert "configuration" not in capsys.readouterr().out
 
 
+def test_a_folder_in_its_place_is_a_fault(socket, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("agent.cli.status._FALL_BACK", (tmp_path, None))
+    monkeypatch.setattr("agent.config.Config.socket_path", property(lambda _: socket))
+    answering(socket, msgspec.json.encode(snapshot(state="running")))
+    assert main(["status", "--check", "-c", str(tmp_path)]) == 1
+    assert "its configuration cannot be used" in capsys.readouterr().out
+
+
 def test_a_configuration_that_is_not_there_is_unknown(tmp_path, capsys):
     assert main(["status", "--check", "-c", str(tmp_path / "c.toml")]) == 3
     assert "VEDETTE UNKNOWN - " in capsys.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.config import Config, EngineSection
+from agent.config import Config, EngineSection, StatusSection
 from agent.diagnosis import gather as gathering
 from agent.diagnosis.asking import how_it_ended
 from agent.diagnosis.facts import Driver
@@ -227,6 +227,16 @@ def test_a_machine_with_a_device_tries_tensorrt_only_with_memory_to_spare(librar
         assert gather(Config(), None, state_dir=tmp_path, root=tmp_path).tensorrt.builds is builds
     monkeypatch.setenv("FAKE_CUDA", "cuInit")
     assert gather(Config(), None, state_dir=tmp_path, root=tmp_path).tensorrt.builds is None, "without a device it says nothing"
+
+
+@pytest.mark.parametrize(("file", "socket", "own"), [(None, "/a.sock", True), ("c.toml", "/a.sock", False), ("c.toml", None, True)])
+def test_systemd_is_asked_for_its_process_where_the_agent_asked_is_the_service(tmp_path, monkeypatch, file, socket, own):
+    def asked(path, *, service):
+        raise RuntimeError(service)
+    monkeypatch.setattr("agent.diagnosis.gather.ask_agent", asked)
+    config = Config(status=StatusSection(socket=socket) if socket else StatusSection())
+    with pytest.raises(RuntimeError, match=str(own)):
+        gather(config, file and tmp_path / file, state_dir=tmp_path, root=tmp_path)
 
 
 def test_this_machine(tmp_path):
