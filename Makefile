@@ -22,7 +22,8 @@ test-all: lint test
 	deploy/dev/setup packages all
 	deploy/dev/slow
 
-# All that runs in emulated machines, alone.
+# All that runs in emulated machines, also what is too long for `make test-all`: installing, upgrading and rolling back by
+# script on a real systemd.
 test-boxes: $(VENV)/.ready-dev
 	deploy/dev/setup packages all
 	$(BIN)/pytest -m box --durations=20

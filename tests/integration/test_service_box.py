@@ -432,18 +432,21 @@ def test_purged_the_package_leaves_nothing(service, before):
     assert listing(box) ^ before <= LEFT
 
 
+@pytest.mark.long
 def test_the_script_installs_without_a_network(story):
     said, state, version, _, _ = story["install"].result()
     assert "rc=0" in said
     assert (state, version) == ("active", packages.version())
 
 
+@pytest.mark.long
 def test_an_upgrade_from_a_damaged_wheelhouse_leaves_the_old_version_running(story):
     said, state, version, _, _ = story["damaged"].result()
     assert "rc=1" in said
     assert (state, version) == ("active", packages.version())
 
 
+@pytest.mark.long
 def test_an_upgrade_keeps_state_and_configuration(story):
     _, _, _, had, settings = story["damaged"].result()
     said, state, version, has, kept = story["upgrade"].result()
@@ -453,6 +456,7 @@ def test_an_upgrade_keeps_state_and_configuration(story):
     assert kept == settings
 
 
+@pytest.mark.long
 def test_a_version_that_does_not_get_ready_gives_way_to_the_one_before(story):
     said, state, version, _, _, told = story["fails"].result()
     assert "rc=1" in said
@@ -461,12 +465,14 @@ def test_a_version_that_does_not_get_ready_gives_way_to_the_one_before(story):
     assert "it never began its work: it ended with exit code 70" in " ".join(told.split())
 
 
+@pytest.mark.long
 def test_a_rollback_goes_back_to_the_version_before(story):
     said, state, version, _, _ = story["back"].result()
     assert "rc=0" in said, said
     assert (state, version) == ("active", packages.version())
 
 
+@pytest.mark.long
 def test_uninstalled_it_keeps_state_and_settings_and_purged_nothing(story):
     kept = story["uninstall"].result()
     assert {f"{STATE}/spool.sqlite", "/etc/vedette/config.toml"} <= kept
