@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -135,8 +136,9 @@ class Agent:
         snapshot = None
         while time.monotonic() < deadline:
             snapshot = self.snapshot()
-            if snapshot is not None and condition(snapshot):
-                return snapshot
+            with suppress(StopIteration):  # `source_named` of a source that the agent has not come to yet
+                if snapshot is not None and condition(snapshot):
+                    return snapshot
             assert self.process.poll() is None, f"the agent ended with {self.process.returncode}:\n{self.said()}"
             time.sleep(0.05)
         raise AssertionError(f"not within {timeout_s} s: {what}\n{snapshot}\n{self.said()}")

