@@ -59,6 +59,15 @@ def test_a_killed_run_leaves_no_good_word(tmp_path, fresh_state, carphone):
     assert not (fresh_state / "last-status.json").exists()
 
 
+@pytest.fixture
+def no_nohup():
+    """Where these tests run under nohup, the agent would inherit that; a handler is not inherited."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_nohup")
 def test_a_hang_up_ends_it_in_good_order(tmp_path, fresh_state, carphone):
     with Agent(write_config(tmp_path, source("car", f"{carphone.as_uri()}?loop=1"), state=fresh_state)) as agent:
         agent.until(lambda s: s.ready)
