@@ -86,7 +86,7 @@ def load(path: Path, *, to_run: bool = True) -> Config:
     """
     values: dict[str, Any] = {}
     origin: dict[str, Path] = {}
-    for file in (path, *_overlays(path.parent / "conf.d")):
+    for file in (path, *overlays(path)):
         _lay_over(values, _read_toml(file), file, origin, "")
     try:
         config = msgspec.convert(values, Config, dec_hook=quantity)
@@ -123,7 +123,42 @@ def _rooted(config: Config, folder: Path) -> Config:
                          client_key=secret(upstream.client_key), token=secret(upstream.token)))
 
 
-def _overlays(folder: Path) -> list[Path]:
+def what_is_left(path: Path) -> tuple[Config, bool]:
+    """Return of a configuration that cannot be used what tells where its agent is, or the defaults.
+
+    Args:
+        path: The main file.
+
+    Returns:
+        With its sections ``device`` and ``status`` only; and whether all that may hold them could be read.
+    """
+    values: dict[str, Any] = {}
+    files, whole = [path], True
+    try:
+        files += overlays(path)
+    except ConfigError:
+        whole = False
+    for file in files:
+        try:
+            found = _read_toml(file)
+        except ConfigError:
+            whole = False
+        else:
+            _lay_over(values, {key: found[key] for key in ("device", "status") if key in found}, file, {}, "")
+    try:
+        return _rooted(msgspec.convert(values, Config, dec_hook=quantity), path.absolute().parent), whole
+    except msgspec.ValidationError:
+        return Config(), False
+
+
+def overlays(path: Path) -> list[Path]:
+    """Return the files that are laid over ``path``, in their order.
+
+    Raises:
+        ConfigError: their folder may not be looked into.
+    """
+    folder = path.parent / "conf.d"
+
     try:
         return sorted(path for path in folder.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):

@@ -53,19 +53,18 @@ def _run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]"
     until_s = time.monotonic() + _TIMEOUT_S
     # -m puts the current directory first on the module path: in the user's a file pip.py would be run.
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        while True:
-            try:
-                out, err = child.communicate(timeout=_TICK_S)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() > until_s:
-                    child.kill()
-                    raise
-                beat()
-            except BaseException:
-                child.kill()
-                raise
-            else:
-                return subprocess.CompletedProcess(command, child.returncode, out, err)
+        try:
+            while True:
+                try:
+                    out, err = child.communicate(timeout=_TICK_S)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > until_s:
+                        raise
+                    beat()
+                else:
+                    return subprocess.CompletedProcess(command, child.returncode, out, err)
+        finally:
+            child.kill()  # nothing where it has ended
 
 
 def _cause(stderr: str, folder: Path) -> tuple[str, str]:

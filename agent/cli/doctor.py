@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from agent.cli.options import json_option, load_or_default, optional_config_option, what_is_left
-from agent.config import DEFAULT_PATH, Config
+from agent.cli.options import json_option, load_or_default, optional_config_option
+from agent.config import DEFAULT_PATH, Config, what_is_left
 from agent.diagnosis.bundle import write_bundle
 from agent.diagnosis.checks import checks
 from agent.diagnosis.facts import Facts

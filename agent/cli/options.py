@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
-from agent.config import DEFAULT_PATH, Config, Device, StatusSection, load
-from agent.units import quantity
+from agent.config import DEFAULT_PATH, Config, load
 
 # Whoever reads it says why it cannot be read; a command that can do without goes on.
 _FILE = click.Path(path_type=Path, readable=False)
@@ -46,27 +43,3 @@ def load_or_default(path: Path | None) -> Config:
         except OSError:
             pass  # it is there but may not be looked at: `load` says so
     return load(path or DEFAULT_PATH, to_run=False)
-
-
-class _Where(msgspec.Struct):
-    """Of a file that is part of a configuration, what tells where to ask; not yet looked at."""
-
-    device: dict[str, Any] = {}
-    status: dict[str, Any] = {}
-
-
-def what_is_left(path: Path) -> tuple[Config, bool]:
-    """Return a configuration of the sections that tell where to ask, or of the defaults; and whether all was read."""
-    found, whole = _Where(), True
-    for file in (path, *sorted(path.parent.glob("conf.d/[!.]*.toml"))):
-        try:
-            part = msgspec.toml.decode(file.read_bytes(), type=_Where)
-        except (OSError, ValueError, RecursionError):
-            whole = False
-        else:
-            found = _Where(found.device | part.device, found.status | part.status)
-    try:
-        return Config(device=msgspec.convert(found.device, Device, dec_hook=quantity),
-                      status=msgspec.convert(found.status, StatusSection, dec_hook=quantity)), whole
-    except msgspec.ValidationError:
-        return Config(), False

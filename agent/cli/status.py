@@ -12,8 +12,8 @@ import msgspec
 from agent.asking import NoAnswer, Place, look, stranger_note, version_note
 from agent.cli.absent import absent_lines
 from agent.cli.check import Limits, check, check_options
-from agent.cli.options import json_option, load_or_default, optional_config_option, what_is_left
-from agent.config import DEFAULT_PATH, Config
+from agent.cli.options import json_option, load_or_default, optional_config_option
+from agent.config import DEFAULT_PATH, Config, what_is_left
 from agent.errors import EXIT_OK, ConfigError
 from agent.snapshot import Snapshot
 
@@ -68,17 +68,15 @@ def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, Config
     usual = Config().socket_path
     if socket is not None:
         return Place(socket, service=socket == usual), None
-    path, service, fault = config_path or DEFAULT_PATH, config_path in _FALL_BACK, None
+    service, fault = config_path in _FALL_BACK, None
     try:
         config = load_or_default(config_path)
     except ConfigError as error:
-        config, whole = what_is_left(path)
+        config, whole = what_is_left(config_path or DEFAULT_PATH)
         if not service and (not whole or isinstance(error.__cause__, OSError)):
             raise
         fault = error
-    folder = path.absolute().parent
-    return Place(folder / config.socket_path, service=service or config.socket_path == usual,
-                 state_dir=folder / config.state_dir), fault
+    return Place(config.socket_path, service=service or config.socket_path == usual, state_dir=config.state_dir), fault
 
 
 def _print(answer: Snapshot | NoAnswer, place: Place, as_json: bool) -> None:
