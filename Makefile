@@ -12,10 +12,11 @@ export PYTHON VENV
 demo: $(VENV)/.ready-cpu,build,fleet
 	$(BIN)/vedette demo
 
-# Everything that is quick: pure parts, real files, real sockets, a real RTSP camera where its bench is present.
+# Everything that is quick: pure parts, real files, real sockets, a real RTSP camera where its bench is present. What fails
+# runs once more by itself, and that is told: shared machines stall at times.
 test: $(VENV)/.ready-dev
 	deploy/dev/setup packages
-	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile
+	deploy/dev/twice quick -m "not slow" -n $(JOBS) --dist loadfile
 
 # Everything, and the quick part again on each other Python (3.10 to 3.12) that is present.
 test-all: lint test
