@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path("/")
+LEAST_DISK = 200_000_000
+"""Bytes: with less free on its disk a box needs a hand."""
 _TIMEOUT_S = 5.0
 _MOST_SAID = 64 << 20
 _L4T = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)")

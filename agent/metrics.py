@@ -110,6 +110,7 @@ def _spool(page: _Page, spool: SpoolView) -> None:
     page.add("spool_dead_letters", "gauge", "Events the upstream refuses for good.", ({}, spool.dead))
     page.add("spool_lost_total", "counter", "Events lost since the file was made, by reason.",
              *_each("reason", spool.lost))
+    page.add("spool_disk_free_bytes", "gauge", "Free on the spool's disk.", ({}, spool.disk_free))
     page.add("spool_disk_full", "gauge", "1 while the spool lives on what it has.", ({}, float(spool.disk_full)))
 
 

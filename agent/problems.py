@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from agent import clock
+from agent.machine import LEAST_DISK
 from agent.records import SourceState
 from agent.snapshot import SourceView, SpoolView, UpstreamView
 from agent.timeline import Problem
@@ -70,6 +71,9 @@ def spool_problems(spool: SpoolView, stuck: str, lost_before: Mapping[str, int])
                "it is tried again by itself)")
     elif spool.disk_full:
         yield ("the disk is full: the spool makes room by giving up its oldest, least important events "
+               "(`df -h`: make room)")
+    elif spool.disk_free is not None and spool.disk_free < LEAST_DISK:
+        yield (f"the disk is nearly full, {spool.disk_free / 1e6:.0f} MB are free: at 0 the spool gives up events "
                "(`df -h`: make room)")
     if spool.dead:
         yield f"{_events(spool.dead, 'was', 'were')} refused by the upstream for good: vedette spool peek --dead"

@@ -212,8 +212,8 @@ class View:
             depth=stats.depth, pending=stats.pending, bytes=stats.bytes, oldest_age_s=stats.oldest_age_s,
             appended=stats.appended, committed=stats.committed, acked=stats.acked,
             failed_commits=stats.failed_commits, refused=dict(stats.refused), sequence=stats.sequence,
-            dead=stats.dead, lost=dict(stats.lost), evicted=stats.evicted, disk_full=stats.disk_full,
-            set_aside=list(stats.set_aside))
+            dead=stats.dead, lost=dict(stats.lost), evicted=stats.evicted, disk_free=stats.disk_free,
+            disk_full=stats.disk_full, set_aside=list(stats.set_aside))
 
     def _upstream(self) -> UpstreamView | None:
         if not self._uploader:

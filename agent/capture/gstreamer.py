@@ -4,6 +4,7 @@ On a Jetson JPEG is decoded and colours are turned by hardware (nvv4l2decoder, n
 whatever the pipeline's own timeouts say (measured with OpenCV 4.6): the deadline is the reader's, outside.
 """
 
+import ctypes
 import os
 import re
 import time
@@ -22,6 +23,8 @@ cv2 = load_cv2()
 _SINK = "video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _CHECK = ("check that it is plugged in, not used by another program, that the agent's user is in the group video, and "
           "that it has this size and rate: v4l2-ctl --list-formats-ext")
+_ELEMENTS = ("`sudo apt install gstreamer1.0-plugins-base gstreamer1.0-plugins-good`; a Jetson's own (nv…) are in "
+             "`nvidia-l4t-gstreamer`")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+@-]+")
 
 
@@ -61,6 +64,28 @@ def pipeline(camera: SensorAddress | DeviceAddress, *, jetson: bool, width: int 
     return f"{source} ! image/jpeg{wanted} ! jpegdec ! videoconvert ! {_SINK}"
 
 
+def unknown_elements(text: str) -> list[str]:
+    """Return the elements of a pipeline that GStreamer does not know; empty where it cannot be asked."""
+    try:
+        library = ctypes.CDLL("libgstreamer-1.0.so.0")  # the one that OpenCV runs it with: it is loaded already
+    except OSError:
+        return []
+    if not library.gst_is_initialized():
+        return []
+    find, let_go = library.gst_element_factory_find, library.gst_object_unref
+    find.argtypes, find.restype, let_go.argtypes = [ctypes.c_char_p], ctypes.c_void_p, [ctypes.c_void_p]
+    missing = []
+    for part in text.split(" ! "):
+        name = part.split()[0]
+        if "/" in name:  # a filter, video/x-raw
+            continue
+        if factory := find(name.encode()):
+            let_go(factory)
+        else:
+            missing.append(name)
+    return missing
+
+
 class GStreamerSource:
     """A running pipeline that ends in an appsink.
 
@@ -91,6 +116,8 @@ class GStreamerSource:
         self._next = 0
         self._capture = cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():
+            if missing := unknown_elements(text):
+                raise SourceError(f"{what}: GStreamer has no element {', '.join(missing)} here", _ELEMENTS)
             raise SourceError(f"{what}: the camera did not start with: {text}", _CHECK)
 
     def grab(self) -> int:

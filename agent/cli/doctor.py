@@ -15,7 +15,7 @@ import msgspec
 
 from agent.cli.options import json_option, load_or_default, optional_config_option
 from agent.config import DEFAULT_PATH, Config, what_is_left
-from agent.diagnosis.bundle import write_bundle
+from agent.diagnosis.bundle import check_place, write_bundle
 from agent.diagnosis.checks import checks
 from agent.diagnosis.facts import Facts
 from agent.diagnosis.gather import gather
@@ -55,22 +55,25 @@ def doctor(config_path: Path | None, state_dir: Path | None, bundle: Path | None
     path = config_path or DEFAULT_PATH
     left = None if isinstance(config, Config) else what_is_left(path)[0]
     defaults = config_path is None and isinstance(config, Config) and not DEFAULT_PATH.exists()
+    target = None
+    if bundle is not None:
+        named = time.strftime("vedette-doctor-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime())
+        target = Path(named) if bundle == _AUTO else bundle
+        check_place(target)  # now, for looking takes its time
     with _looking() as looking:
         facts = gather(config, None if defaults else path, state_dir=state_dir, left=left, looking=looking)
         sections = checks(facts)
         code = exit_code(sections)
         value = _plain(facts, sections, code)
-        if bundle is not None:
+        if target is not None:
             looking("journal, unit and files for the archive")
-            target = Path(time.strftime("vedette-doctor-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime())) \
-                if bundle == _AUTO else bundle
             usable = config if isinstance(config, Config) else None
             listed = write_bundle(target, value, usable, path, Path(facts.state.path))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
     else:
         _show(sections, code)
-    if bundle is not None:
+    if target is not None:
         _tell(target, listed, err=as_json)
     return code
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
+from agent.asking import NoAnswer, Place, look
 from agent.cli.options import json_option, load_or_default, optional_config_option
 from agent.config import Config
 from agent.errors import EXIT_OK, AgentError, ConfigError
 from agent.page.address import Address, parse
 from agent.page.token import made_token, token_path
 from agent.secrets import read_secret
-from agent.status import fetch
 
 
 @click.command()
@@ -51,7 +51,10 @@ def _is_served(config: Config) -> None:
     Raises:
         AgentError: no agent answers, or it serves no page.
     """
-    snapshot = fetch(config.socket_path)
+    snapshot = look(Place(config.socket_path, service=config.socket_path == Config().socket_path,
+                          state_dir=config.state_dir))
+    if isinstance(snapshot, NoAnswer):
+        raise AgentError(snapshot.why, snapshot.mend)
     if not snapshot.page:
         why = next((problem for problem in snapshot.problems if problem.startswith("there is no page")), "")
         raise AgentError(why or "the agent serves no page", "is the port taken, `ss -ltnp`? Was the agent started after"

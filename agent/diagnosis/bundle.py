@@ -36,6 +36,7 @@ _ASK_S = 20.0
 _MOST_FILES = 5000
 _MOST_BYTES = 20_000_000  # of one file; a journal of 2,000 lines takes a tenth of it
 _SECRET_BYTES = 65536
+_NAME = "name a file in a folder of yours: --bundle FILE.tar.gz"
 _UNITS = (NAME, "vedette-tune.service")
 
 
@@ -65,9 +66,20 @@ def write_bundle(target: Path, doctor: object, config: Config | None, config_pat
     try:
         write_atomic(target, packed.getvalue(), 0o600)
     except OSError as error:
-        raise AgentError(f"{target}: cannot be written: {error.strerror}",
-                         "name a file in a folder of yours: --bundle FILE.tar.gz") from error
+        raise AgentError(f"{target}: cannot be written: {error.strerror}", _NAME) from error
     return listed
+
+
+def check_place(target: Path) -> None:
+    """Check that the archive can be written to ``target``, as far as that shows beforehand.
+
+    Raises:
+        AgentError: it cannot.
+    """
+    if not target.parent.is_dir():
+        raise AgentError(f"{target}: cannot be written: {target.parent} is no folder", _NAME)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise AgentError(f"{target}: cannot be written: you may not write into {target.parent.absolute()}", _NAME)
 
 
 def _files(scrubber: Scrubber, doctor: object, config: Config | None, config_path: Path, state_dir: Path

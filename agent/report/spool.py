@@ -8,6 +8,7 @@ with the sequence. Does not send anything.
 """
 
 import logging
+import shutil
 import threading
 import time
 from contextlib import AbstractContextManager, suppress
@@ -104,8 +105,8 @@ class Spool(AbstractContextManager["Spool"]):
             oldest_age_s=None if levels.oldest is None else max(0.0, store.now() - levels.oldest),
             sequence=levels.last, dead=levels.dead, lost=levels.lost, appended=handoff.appended,
             committed=handoff.committed, acked=self._acked, evicted=store.evicted, refused=dict(handoff.refused),
-            failed_commits=self._failed_commits, disk_full=store.disk_full, set_aside=store.set_aside,
-            commit=self._commit_s.recent())
+            failed_commits=self._failed_commits, disk_free=_free(self._path), disk_full=store.disk_full,
+            set_aside=store.set_aside, commit=self._commit_s.recent())
 
     def close(self) -> None:
         """Commit what waits (once; what a full disk refuses now is lost and logged), then let go of the file."""
@@ -223,6 +224,13 @@ class Spool(AbstractContextManager["Spool"]):
             with suppress(SpoolFullError):
                 self._behind = self._store.tend()
             self._next_upkeep = time.monotonic() + _UPKEEP_S
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return None
 
 
 def _size(path: Path) -> int:

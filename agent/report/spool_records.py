@@ -120,6 +120,7 @@ class SpoolStats:
         evicted: Events that went because of the bounds.
         refused: Events not taken, by reason: ``memory_full``, ``closed``.
         failed_commits: Commits that could not be made at once: the disk was full or the file held.
+        disk_free: Bytes free on its disk; None = not known.
         disk_full: Whether the spool lives on what it has, because the disk is full.
         set_aside: Names of files that could not be used and were set aside since the start.
         commit: Seconds of one commit.
@@ -138,6 +139,7 @@ class SpoolStats:
     evicted: int
     refused: Mapping[str, int]
     failed_commits: int
+    disk_free: int | None
     disk_full: bool
     set_aside: tuple[str, ...]
     commit: Percentiles

@@ -104,6 +104,16 @@ else:
 """
 
 
+LACKING = """
+from agent.capture.gstreamer import GStreamerSource
+from agent.errors import SourceError
+try:
+    GStreamerSource("door", "videotestsrc ! nvv4l2decoder mjpeg=1 ! nvvidconv ! video/x-raw,format=BGRx ! appsink", read_timeout_s=2.0)
+except SourceError as error:
+    print(error)
+"""
+
+
 def run_by_system(code):
     if not Path(SYSTEM_PYTHON).exists() or Path(sys.executable).resolve() == Path(SYSTEM_PYTHON):
         pytest.skip(f"needs {SYSTEM_PYTHON}: run on Debian or Ubuntu")
@@ -127,6 +137,13 @@ def test_what_cannot_be_opened_is_said_by_us_and_nobody_else_writes(device, word
     assert (done.returncode, done.stderr) == (0, "")
     assert words in done.stdout
     assert mend in done.stdout
+
+
+def test_an_element_that_is_not_installed_is_named_and_no_camera_is_blamed():
+    done = run_by_system(LACKING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "door: GStreamer has no element nvv4l2decoder, nvvidconv here" in done.stdout
+    assert "apt install gstreamer1.0-plugins-base" in done.stdout
 
 
 def test_a_device_that_may_not_be_opened_names_the_group(monkeypatch):

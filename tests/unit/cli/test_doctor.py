@@ -151,7 +151,7 @@ def test_a_bundle_is_written_and_its_content_listed(box, tmp_path, monkeypatch, 
         assert json.loads(said.out) == written
 
 
-def test_a_bundle_that_cannot_be_written_is_an_error_and_no_traceback(box, tmp_path):
-    box(FACTS)
+def test_a_bundle_that_cannot_be_written_is_an_error_before_anything_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "gather", None)
     with pytest.raises(AgentError, match="cannot be written"):
         call("--bundle", str(tmp_path / "none/x.tar.gz"))

@@ -1,21 +1,22 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from agent import asking
 from agent.cli import main
 from agent.cli import page as module
-from agent.errors import AgentError
 
 
 @pytest.fixture(autouse=True)
 def agent(monkeypatch):
     """An agent that serves the page."""
     said = SimpleNamespace(page="127.0.0.1:8642", problems=[])
-    monkeypatch.setattr(module, "fetch", lambda _: said)
+    monkeypatch.setattr(module, "look", lambda _: said)
     return said
 
 
@@ -82,11 +83,20 @@ def test_the_token_is_given_to_nobody_while_the_agent_does_not_serve_the_page(co
     said = capsys.readouterr()
     assert (said.out, "Address already in use" in said.err) == ("", True)
 
-    def nobody(_):
-        raise AgentError("no agent answers", "start it")
-    monkeypatch.setattr(module, "fetch", nobody)
-    assert main(["page", "-c", config('listen = "127.0.0.1:8642"')]) == 2
-    assert capsys.readouterr().out == ""
+
+@pytest.mark.parametrize(("halted", "says"), [(None, "no agent answers"), (True, "is stopped (by SIGSTOP, or by a debugger)"), (False, "hangs")])
+def test_nor_while_no_agent_answers_and_it_is_said_why(config, tmp_path, capsys, monkeypatch, halted, says):
+    (tmp_path / "page-token").write_text("t0ken")
+    monkeypatch.setattr(module, "look", lambda place: asking.look(place, 0.2))
+    listener = socket.socket(socket.AF_UNIX)
+    if halted is not None:
+        monkeypatch.setattr(asking, "stopped", lambda _: halted)
+        listener.bind(str(tmp_path / "status.sock"))
+        listener.listen()
+    with listener:
+        assert main(["page", "-c", config('listen = "127.0.0.1:8642"')]) == 2
+    said = capsys.readouterr()
+    assert (said.out, says in said.err, "mend:" in said.err) == ("", True, True)
 
 
 def test_a_tokens_credential_is_named_not_read(config, capsys):
@@ -98,7 +108,7 @@ def test_a_tokens_credential_is_named_not_read(config, capsys):
 
 def test_asking_loads_neither_numpy_nor_opencv(config, tmp_path):
     (tmp_path / "page-token").write_text("t0ken")
-    code = ("import sys; from types import SimpleNamespace as S; from agent.cli import main; from agent.cli import page; page.fetch = lambda _: S(page='x', problems=[]); code = main(['page', '-c', sys.argv[1]]); "
+    code = ("import sys; from types import SimpleNamespace as S; from agent.cli import main; from agent.cli import page; page.look = lambda _: S(page='x', problems=[]); code = main(['page', '-c', sys.argv[1]]); "
             "heavy = {'numpy', 'cv2', 'rich', 'requests', 'onnxruntime'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code, config('listen = "127.0.0.1:8642"')], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

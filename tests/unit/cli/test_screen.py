@@ -152,6 +152,8 @@ def test_a_snapshot_of_an_earlier_version_can_still_be_read():
     ({"refused": {"memory_full": 2}, "lost": {"memory_full": 2}}, "", {}, ["2 events were lost since the start: they found no room in memory (memory_full)"]),
     ({"lost": {"dead_letter": 4}}, "", {}, []),
     ({"set_aside": ["spool.sqlite.bad-1"]}, "", {}, ["was set aside: vedette spool export --file spool.sqlite.bad-1"]),
+    ({"disk_free": 199_000_000}, "", {}, ["the disk is nearly full, 199 MB are free"]), ({"disk_free": 200_000_000}, "", {}, []),
+    ({"disk_full": True, "disk_free": 0}, "", {}, ["the disk is full: the spool makes room"]),
     ({"disk_full": True}, "", {}, ["the disk is full: the spool makes room"]),
     ({"disk_full": True, "pending": 8}, "the disk is full", {}, ["the spool cannot be written, the disk is full: 8 events wait in memory"]),
 ])

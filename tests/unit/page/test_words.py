@@ -9,7 +9,7 @@ from tests.unit.cli.test_screen_budget import governor
 PLACES = (
     "rtsp://user:S3cret@10.77.0.9:8554/hidden/stream", "rtsp://user:a S3cret@10.77.0.9/hidden", "https://up.example.org:9443/hidden/in?k=v",
     "RTSP://10.77.0.9/hidden", "up.example.org:9443", "10.77.0.9", "[2001:db8::77]:9443", "2001:db8::77", "camhost:8554", "/srv/hidden/clip.mp4",
-    "'/srv/my hidden/clip.mp4'", "~/hidden", "../hidden/x", "file:/etc/hidden/key", "/srv/some hidden/clip.mp4", "images:///srv/some hidden/clip.mp4")
+    "'/srv/my hidden/clip.mp4'", "\"/srv/o'neil hidden/clip.mp4\"", "~/hidden", "../hidden/x", "file:/etc/hidden/key", "/srv/some hidden/clip.mp4", "images:///srv/some hidden/clip.mp4")
 LEAKS = ("hidden", "10.77", "up.example", "9443", "8554", "2001:db8", "camhost", "S3cret", "/srv", "/etc", "rtsp", "RTSP", "https", "://")
 # What names a thing or a state in a fixed word of its own; all else is words.
 FIXED = {"name", "state", "device", "version", "tier", "precision", "provider", "unit"}
