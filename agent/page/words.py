@@ -21,7 +21,7 @@ _ADDRESSES = re.compile(
     | (?<![\w.-])(?=[\w.-]*[a-z])\w[\w.-]*:\d{{2,5}}(?!\w|:\d\d(?!\d))  # camera.lan:554, and no time of day
     """, re.IGNORECASE | re.VERBOSE)
 _PATHS = re.compile(
-    rf"""(?P<quote>['"])(?:~|\.\.?)?/(?:(?!(?P=quote))[^\n])+(?P=quote)  # one in quotes may hold blanks and other quotes
+    rf"""(?P<quote>['"])(?:~|\.\.?)?/(?:(?!(?P=quote))[^\n])+(?P=quote)  # one in quotes may hold blanks, other quotes
     | (?<![\w/.~])(?:~|\.\.?)?/(?=\w|[.~-])(?:\S*{_END})?""", re.VERBOSE)
 
 
