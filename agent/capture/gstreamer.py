@@ -67,10 +67,10 @@ def pipeline(camera: SensorAddress | DeviceAddress, *, jetson: bool, width: int 
 def unknown_elements(text: str) -> list[str]:
     """Return the elements of a pipeline that GStreamer does not know; empty where it cannot be asked."""
     try:
-        library = ctypes.CDLL("libgstreamer-1.0.so.0")  # the one that OpenCV runs it with: it is loaded already
+        library = ctypes.CDLL("libgstreamer-1.0.so.0", os.RTLD_NOLOAD | os.RTLD_LAZY)  # the one that OpenCV runs it with
     except OSError:
         return []
-    if not library.gst_is_initialized():
+    if not library.gst_init_check(None, None, None):
         return []
     find, let_go = library.gst_element_factory_find, library.gst_object_unref
     find.argtypes, find.restype, let_go.argtypes = [ctypes.c_char_p], ctypes.c_void_p, [ctypes.c_void_p]
@@ -110,14 +110,14 @@ class GStreamerSource:
             raise SourceError(f"{what}: this OpenCV ({cv2.__version__}) has no GStreamer",
                               "pip's OpenCV has none: install the system's python3-opencv, uninstall opencv-python* "
                               "from the venv, and make the venv with --system-site-packages")
+        if missing := unknown_elements(text):  # found later, GStreamer would write of its own what it thinks of that
+            raise SourceError(f"{what}: GStreamer has no element {', '.join(missing)} here", _ELEMENTS)
         self._what = what
         self._read_timeout_s = read_timeout_s
         self._clock = clock
         self._next = 0
         self._capture = cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():
-            if missing := unknown_elements(text):
-                raise SourceError(f"{what}: GStreamer has no element {', '.join(missing)} here", _ELEMENTS)
             raise SourceError(f"{what}: the camera did not start with: {text}", _CHECK)
 
     def grab(self) -> int:

@@ -231,7 +231,8 @@ class MadeAgent:
         self.listener.bind(str(path))
         self.listener.listen(8)
         self.pages, self.kept = pages, []
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
 
     def serve(self):
         while True:
@@ -246,6 +247,12 @@ class MadeAgent:
                 client.sendall(b"HTTP/1.0 %d X\r\n\r\n%s" % (code, body))
                 client.close()
 
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)  # wakes who waits there; what is accepted after the closing would stay open
+        self.thread.join(5)
+        for one in (self.listener, *self.kept):
+            one.close()
+
 
 @pytest.fixture
 def agent(tmp_path):
@@ -258,9 +265,7 @@ def agent(tmp_path):
 
     yield start
     for one in made:
-        one.listener.close()
-        for client in one.kept:
-            client.close()
+        one.close()
 
 
 def test_an_agent_that_answers(agent):
