@@ -67,7 +67,7 @@ def pipeline(camera: SensorAddress | DeviceAddress, *, jetson: bool, width: int 
 def unknown_elements(text: str) -> list[str]:
     """Return the elements of a pipeline that GStreamer does not know; empty where it cannot be asked."""
     try:
-        library = ctypes.CDLL("libgstreamer-1.0.so.0", os.RTLD_NOLOAD | os.RTLD_LAZY)  # the one that OpenCV runs it with
+        library = ctypes.CDLL("libgstreamer-1.0.so.0", os.RTLD_NOLOAD | os.RTLD_LAZY)  # OpenCV loaded it
     except OSError:
         return []
     if not library.gst_init_check(None, None, None):
