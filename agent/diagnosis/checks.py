@@ -15,6 +15,7 @@ _LEAST_MEMORY = 1_000_000_000
 _LEAST_DEVICE_MEMORY = 500_000_000
 # Library and workspace of a TensorRT build on an Orin Nano, host and device share: see docs/doctor.md.
 _BUILD_MEMORY = 2_500_000_000
+_NO_DISK = 10_000_000  # a start writes its spool, 2 MiB of ballast and its locks
 _LITTLE_DISK = 2_000_000_000
 _SYSTEM_OPENCV = (
     "`pip uninstall opencv-python opencv-python-headless`, `sudo apt install python3-opencv` (JetPack's has GStreamer) "
@@ -68,7 +69,7 @@ def _state(facts: Facts) -> Row:
         return Row(name="state directory", verdict="unknown", found=f"{state.path}: room unknown")
     found, remedy = f"{state.path}: {size(state.free)} free", "make room there, or set [device] state_dir elsewhere"
     if state.free < LEAST_DISK:
-        return Row(name="state directory", verdict="fail", found=found, remedy=remedy, fatal=True)
+        return Row(name="state directory", verdict="fail", found=found, remedy=remedy, fatal=state.free < _NO_DISK)
     return Row(name="state directory", verdict="warn", found=found, remedy=remedy) if state.free < _LITTLE_DISK \
         else Row(name="state directory", verdict="ok", found=found)
 

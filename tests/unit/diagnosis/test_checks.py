@@ -272,7 +272,8 @@ def test_little_device_memory_is_a_warning():
 @pytest.mark.parametrize(("state", "verdict", "expected"), [
     (StateDirectory(path="/s", free=1_999_999_999), "warn", 1),
     (StateDirectory(path="/s", free=2_000_000_000), "ok", 0),
-    (StateDirectory(path="/s", free=100_000_000), "fail", 2),
+    (StateDirectory(path="/s", free=199_999_999), "fail", 1),
+    (StateDirectory(path="/s", free=9_999_999), "fail", 2),
     (StateDirectory(path="/s", free=9_000_000_000, fault="it cannot be written to by this user", remedy="x"), "fail", 2),
     (StateDirectory(path="/s"), "unknown", 0),
 ])
