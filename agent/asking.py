@@ -32,7 +32,7 @@ MOST_STATUS = 4 << 20
 """Bytes of the status that a run leaves behind, at most."""
 _UNAVAILABLE = 503
 _JOURNAL = "`journalctl -u vedette -n 50` says why"
-_ELSEWHERE = f"it runs, perhaps with another socket ([status] socket): --socket PATH; or {_JOURNAL}"
+_ELSEWHERE = f"perhaps with another socket ([status] socket): `vedette status --socket PATH`; or {_JOURNAL}"
 LET_GO_ON = "`sudo kill -CONT {}` lets it go on"
 
 _NO_CREDENTIALS = 243  # EXIT_CREDENTIALS of systemd.exec(5)
@@ -183,7 +183,8 @@ def _nobody(place: Place, unit: Unit | None) -> NoAnswer:
 def _absent(unit: Unit | None) -> tuple[Absence, str]:
     """Return what it means that nobody is at the socket, and what to do."""
     if unit is None:
-        return "down", "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
+        return "down", ("is it running? `systemctl status vedette`, or `vedette run`; another socket: "
+                        "`vedette status --socket PATH`")
     if not unit.installed:
         return "down", f"{unit.name} is not installed here; `vedette run` runs an agent by hand, see docs/operations.md"
     if (unit.active_state in {"deactivating", "failed"} and unit.result == "exit-code"

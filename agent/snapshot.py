@@ -81,8 +81,8 @@ class SpoolView(msgspec.Struct, frozen=True, kw_only=True):
     ``pending`` events wait in memory for their commit; ``failed_commits`` could not be made at once; ``refused``
     counts events that found no room in memory since the start, by reason; ``evicted`` those that went because of the
     bounds since the start; ``lost`` all events lost for ever since the file was made, by reason; ``dead`` the upstream
-    refused for good. ``sequence`` is the last that was given. ``disk_free`` is in bytes, null where
-    it is not known. ``set_aside`` names files that could not be used.
+    refused for good. ``sequence`` is the last that was given. ``disk_free`` is in bytes, null where it is not
+    known. ``set_aside`` names files that could not be used.
     What came with a later version has a default, so that an earlier version's last word can be read.
     """
 

@@ -127,7 +127,8 @@ def ask(path: Path, page: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     Raises:
         AgentError: nobody answers, or without end; says whether it is not running, not permitted or hangs.
     """
-    remedy = "is it running? `systemctl status vedette`, or `vedette run`; another socket: --socket PATH"
+    remedy = ("is it running? `systemctl status vedette`, or `vedette run`; another socket: `vedette status --socket "
+              "PATH`")
     deadline = time.monotonic() + timeout_s
     try:
         while not (answer := _asked(path, page, deadline)) and time.monotonic() < deadline:

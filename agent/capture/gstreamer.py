@@ -24,7 +24,7 @@ _SINK = "video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _CHECK = ("check that it is plugged in, not used by another program, that the agent's user is in the group video, and "
           "that it has this size and rate: v4l2-ctl --list-formats-ext")
 _ELEMENTS = ("`sudo apt install gstreamer1.0-plugins-base gstreamer1.0-plugins-good`; a Jetson's own (nv…) are in "
-             "`nvidia-l4t-gstreamer`")
+             "`nvidia-l4t-gstreamer`; then restart the agent")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+@-]+")
 
 

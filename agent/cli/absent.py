@@ -1,9 +1,18 @@
-"""What to say when no agent answers: why, what systemd knows, how the last run ended, what to do."""
+"""Where to ask, and what to say when no agent answers: why, what systemd knows, how the last run ended, what to do."""
 
-from agent.asking import NoAnswer
+from pathlib import Path
+
+from agent.asking import NoAnswer, Place
 from agent.cli.words import ago, lasting
+from agent.config import DEFAULT_PATH, Config
 from agent.runs import NO_START
 from agent.unit import Unit
+
+
+def place_of(config: Config, config_path: Path | None) -> Place:
+    """Return where the agent of ``config``, which stands in ``config_path`` (None: the usual one), is asked."""
+    service = config_path in {DEFAULT_PATH, None} or config.socket_path == Config().socket_path
+    return Place(config.socket_path, service=service, state_dir=config.state_dir)
 
 
 def absent_lines(answer: NoAnswer) -> list[str]:

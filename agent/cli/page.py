@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
-from agent.asking import NoAnswer, Place, look
+from agent.asking import NoAnswer, look
+from agent.cli.absent import absent_lines, place_of
 from agent.cli.options import json_option, load_or_default, optional_config_option
 from agent.config import Config
 from agent.errors import EXIT_OK, AgentError, ConfigError
 from agent.page.address import Address, parse
 from agent.page.token import made_token, token_path
 from agent.secrets import read_secret
+from agent.snapshot import Snapshot
 
 
 @click.command()
@@ -25,7 +27,12 @@ def page(config_path: Path | None, as_json: bool) -> int:
         raise ConfigError("there is no page: status.listen is not set",
                           'write [status] listen = "127.0.0.1:8642", then restart the agent')
     address = parse(config.status.listen)
-    _is_served(config)
+    answer = look(place_of(config, config_path))
+    if isinstance(answer, NoAnswer):
+        for line in absent_lines(answer):
+            click.echo(line, err=True)
+        return answer.exit_code()
+    _check_served(answer)
     token, hint = _token(config)
     url = f"http://{_own(address)}/" + (f"?token={token}" if token else "")
     tunnel = f"ssh -L {address.port}:{_near(address)} {socket.gethostname()}"
@@ -45,16 +52,12 @@ def page(config_path: Path | None, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _is_served(config: Config) -> None:
-    """Ask the agent, so that nobody gives the token to whoever else listens there.
+def _check_served(snapshot: Snapshot) -> None:
+    """Check that the agent itself serves the page, so that nobody gives the token to whoever else listens there.
 
     Raises:
-        AgentError: no agent answers, or it serves no page.
+        AgentError: it serves none.
     """
-    snapshot = look(Place(config.socket_path, service=config.socket_path == Config().socket_path,
-                          state_dir=config.state_dir))
-    if isinstance(snapshot, NoAnswer):
-        raise AgentError(snapshot.why, snapshot.mend)
     if not snapshot.page:
         why = next((problem for problem in snapshot.problems if problem.startswith("there is no page")), "")
         raise AgentError(why or "the agent serves no page", "is the port taken, `ss -ltnp`? Was the agent started after"

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agent.asking import NoAnswer, Place, look, stranger_note, version_note
-from agent.cli.absent import absent_lines
+from agent.cli.absent import absent_lines, place_of
 from agent.cli.check import Limits, check, check_options
 from agent.cli.options import json_option, load_or_default, optional_config_option
 from agent.config import DEFAULT_PATH, Config, what_is_left
@@ -65,18 +65,17 @@ def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, Config
     Raises:
         ConfigError: another one than the service's does not tell where to ask, so nobody knows which agent is meant.
     """
-    usual = Config().socket_path
     if socket is not None:
-        return Place(socket, service=socket == usual), None
-    service, fault = config_path in _FALL_BACK, None
+        return Place(socket, service=socket == Config().socket_path), None
+    fault = None
     try:
         config = load_or_default(config_path)
     except ConfigError as error:
         config, whole = what_is_left(config_path or DEFAULT_PATH)
-        if not service and (not whole or isinstance(error.__cause__, OSError)):
+        if config_path not in _FALL_BACK and (not whole or isinstance(error.__cause__, OSError)):
             raise
         fault = error
-    return Place(config.socket_path, service=service or config.socket_path == usual, state_dir=config.state_dir), fault
+    return place_of(config, config_path), fault
 
 
 def _print(answer: Snapshot | NoAnswer, place: Place, as_json: bool) -> None:

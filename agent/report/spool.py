@@ -96,7 +96,7 @@ class Spool(AbstractContextManager["Spool"]):
         return self._store.levels.unsealed + self._store.levels.sealed
 
     def stats(self) -> SpoolStats:
-        """Return the figures of now; never waits for the disk."""
+        """Return the figures of now; never waits for a write to the disk."""
         store, handoff = self._store, self._handoff
         levels = store.levels
         return SpoolStats(

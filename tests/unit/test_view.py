@@ -1,6 +1,8 @@
 """What the view keeps between two looks: since when, problems with their times, the grade of each source, when the gate passed."""
 
 import os
+import re
+import shutil
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -12,9 +14,11 @@ from agent.capture.reader import ReaderStatus
 from agent.config import Config, Device, SourceSection
 from agent.inference.engine import EngineDescription
 from agent.meters import Heartbeat, SourceMeter
+from agent.metrics import prometheus
 from agent.records import SourceState
 from agent.snapshot import EndView, Snapshot
 from agent.view import View
+from tests.helpers.live_spools import open_spool
 
 DOOR, CLIP = "rtsp://camera/1", "file:///clip.mp4?pace=all"
 
@@ -63,6 +67,23 @@ def test_systemd_hears_that_all_is_well_only_while_all_of_these_move(view):
     view.governing = SimpleNamespace(heartbeat=beat("governor"))
     view._reporting = [beat("spool"), beat("uploader")]
     assert [each.name for each in view.heartbeats()] == ["inference", "postprocess", "governor", "spool", "uploader", "reader-door"]
+
+
+@pytest.mark.parametrize(("free", "problems"), [(5_000_000, ["the disk is nearly full, 5 MB are free"]), (900_000_000, []), (None, [])])
+def test_the_room_on_the_spools_disk_is_told_and_a_problem_when_it_is_little(view, tmp_path, monkeypatch, free, problems):
+    def usage(folder):
+        assert folder == tmp_path
+        if free is None:
+            raise OSError(5, "Input/output error")
+        return SimpleNamespace(free=free)
+    with open_spool(tmp_path / "spool.sqlite") as spool:
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        view.reporting(spool, BEAT, None, BEAT)
+        seen = view.snapshot()
+        monkeypatch.undo()
+    assert seen.spool.disk_free == free
+    assert [problem.partition(":")[0] for problem in seen.problems] == problems
+    assert re.findall(r"^vedette_spool_disk_free_bytes (\S+)$", prometheus(seen), re.M) == ([f"{free}"] if free else [])
 
 
 @pytest.mark.parametrize(("looking_s", "telling_s", "named"), [(0, 0, []), (40, 0, ["inference"]), (0, 40, ["postprocess"]), (50, 40, ["inference"]), (40, 50, ["postprocess"])])

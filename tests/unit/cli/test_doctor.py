@@ -1,6 +1,7 @@
 """`vedette doctor` as people and programs call it."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -149,6 +150,13 @@ def test_a_bundle_is_written_and_its_content_listed(box, tmp_path, monkeypatch, 
     assert written["verdict"] == "well"
     if "--json" in words:
         assert json.loads(said.out) == written
+
+
+def test_a_bundle_in_a_folder_of_others_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "gather", None)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(AgentError, match="you may not write into"):
+        call("--bundle", str(tmp_path / "x.tar.gz"))
 
 
 def test_a_bundle_that_cannot_be_written_is_an_error_before_anything_is_looked_at(tmp_path, monkeypatch):
