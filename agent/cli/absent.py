@@ -9,9 +9,14 @@ from agent.runs import NO_START
 from agent.unit import Unit
 
 
+def usual(config_path: Path | None) -> bool:
+    """Tell whether a configuration is the service's own: named, or none was named."""
+    return config_path in {DEFAULT_PATH, None}
+
+
 def place_of(config: Config, config_path: Path | None) -> Place:
     """Return where the agent of ``config``, which stands in ``config_path`` (None: the usual one), is asked."""
-    service = config_path in {DEFAULT_PATH, None} or config.socket_path == Config().socket_path
+    service = usual(config_path) or config.socket_path == Config().socket_path
     return Place(config.socket_path, service=service, state_dir=config.state_dir)
 
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agent.asking import NoAnswer, Place, look, stranger_note, version_note
-from agent.cli.absent import absent_lines, place_of
+from agent.cli.absent import absent_lines, place_of, usual
 from agent.cli.check import Limits, check, check_options
 from agent.cli.options import json_option, load_or_default, optional_config_option
 from agent.config import DEFAULT_PATH, Config, what_is_left
@@ -19,8 +19,6 @@ from agent.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_FALL_BACK = (DEFAULT_PATH, None)
 
 
 @click.command()
@@ -72,7 +70,7 @@ def _place(config_path: Path | None, socket: Path | None) -> tuple[Place, Config
         config = load_or_default(config_path)
     except ConfigError as error:
         config, whole = what_is_left(config_path or DEFAULT_PATH)
-        if config_path not in _FALL_BACK and (not whole or isinstance(error.__cause__, OSError)):
+        if not usual(config_path) and (not whole or isinstance(error.__cause__, OSError)):
             raise
         fault = error
     return place_of(config, config_path), fault

@@ -51,27 +51,32 @@ def acts(said) -> list[str]:
     return re.split(r"^-- act \d of 7: ", said, flags=re.MULTILINE)[1:]
 
 
-def shortcomings(said) -> list[str]:
-    """What should be in a play and is not.
-
-    In which act each comes is not asked: a machine that stalls for a second (shared ones do) moves them. In simulated
-    time tests/unit/power/test_governor.py asks for it.
-    """
-    asked = (r"step: [\d.]+ fps -> [\d.]+ fps: [\d.]+ W measured, the limit is 9 W",
-             r"blind: .* -> [\d.]+ fps: no watts and no temperature: ", r"unknown of 9 W  unknown of 50 °C", r"pace blind, ", r"seeing: ",
-             r"(?m)^steps +\d+: [1-9]\d* down, [1-9]\d* up, [1-9]\d* into blindness")
-    return [words for words in asked if not re.search(words, said)]
+def check_story(said):
+    """Check that in each act the governor does what is to be expected of it."""
+    calm, neighbour, _, hot, _, gone, back = acts(said)
+    assert re.search(r"step: 4\.0 fps -> \d+\.\d fps", calm), "it feels its way up"
+    assert re.search(r"step: [\d.]+ fps -> [\d.]+ fps: [\d.]+ W measured, the limit is 9 W", neighbour)
+    paces = [float(pace) for pace in re.findall(r"pace ([\d.]+) fps", calm + neighbour)]
+    assert paces[-1] < 0.8 * max(paces), "less is left for frames"
+    assert re.search(r"hotter; held back", hot)
+    assert re.search(r"blind: .* -> [\d.]+ fps: no watts and no temperature: ", gone)
+    assert "unknown of 9 W  unknown of 50 °C" in gone
+    assert "pace blind, " in gone
+    assert "seeing: " in back, "it believes the sensors again"
+    assert re.search(r"^steps +\d+: \d+ down, \d+ up, 1 into blindness", said, re.MULTILINE)
 
 
 def test_a_whole_play_steps_down_and_recovers_with_reasons(started, out, tmp_path):
-    for _ in range(3):  # of three plays not each is spoilt by a machine that stalls
+    for more in (2, 1, 0):  # a machine that stalls for a second, as shared ones do, spoils a play, but not three
         said, errors = (process := started(4.5)).communicate(timeout=90)
         assert (process.returncode, errors) == (0, "")
-        if not (missing := shortcomings(said)):
+        try:
+            check_story(said)
             break
-    assert not missing, said
+        except AssertionError:
+            if not more:
+                raise
     assert "board: SIMULATED" in said
-    assert len(acts(said)) == 7
     assert re.search(r"^frames +\d+ looked at for \d+ J: [\d.]+ frames per joule \(simulated\)", said, re.MULTILINE)
     assert f"vedette status --watch --config {out / 'budget.toml'}" in said
     assert (out / "budget.png").exists() == (find_spec("matplotlib") is not None)
@@ -80,7 +85,7 @@ def test_a_whole_play_steps_down_and_recovers_with_reasons(started, out, tmp_pat
     assert (budget.watts, budget.celsius, budget.memory, budget.telemetry) == (9, 50, 600e6, "sysfs")
     last = json.loads((out / "state/last-status.json").read_bytes())
     assert last["budget"]["watts"]["enforced"]
-    assert last["governor"]["count"] >= 3
+    assert last["governor"]["count"] >= 4
     assert not list((tmp_path / "tmp").glob("vedette-*"))
 
 

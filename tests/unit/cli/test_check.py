@@ -177,7 +177,7 @@ def test_a_configuration_that_this_user_may_not_read_is_no_fault(socket, tmp_pat
     (tmp_path / "c.toml").touch()
     monkeypatch.setattr("agent.cli.options.load", refuse)
     monkeypatch.setattr("os.access", lambda *_, **__: False)  # the tests run as root, who may read everything
-    monkeypatch.setattr("agent.cli.status._FALL_BACK", (tmp_path / "c.toml", None))
+    monkeypatch.setattr("agent.cli.absent.DEFAULT_PATH", tmp_path / "c.toml")
     monkeypatch.setattr("agent.config.Config.socket_path", property(lambda _: socket))
     answering(socket, msgspec.json.encode(snapshot(state="running")))
     assert main(["status", "--check", "-c", str(tmp_path / "c.toml")]) == 0
@@ -185,7 +185,7 @@ def test_a_configuration_that_this_user_may_not_read_is_no_fault(socket, tmp_pat
 
 
 def test_a_folder_in_its_place_is_a_fault(socket, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("agent.cli.status._FALL_BACK", (tmp_path, None))
+    monkeypatch.setattr("agent.cli.absent.DEFAULT_PATH", tmp_path)
     monkeypatch.setattr("agent.config.Config.socket_path", property(lambda _: socket))
     answering(socket, msgspec.json.encode(snapshot(state="running")))
     assert main(["status", "--check", "-c", str(tmp_path)]) == 1

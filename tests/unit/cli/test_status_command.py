@@ -102,7 +102,7 @@ def test_a_configuration_that_cannot_be_used_is_no_reason_not_to_ask_the_service
         monkeypatch.setattr("agent.cli.options.load", refuse)
     for module in ("options", "status"):
         monkeypatch.setattr(f"agent.cli.{module}.DEFAULT_PATH", usual)
-    monkeypatch.setattr("agent.cli.status._FALL_BACK", (usual, None))
+    monkeypatch.setattr("agent.cli.absent.DEFAULT_PATH", usual)
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(served.parent))
     served.rename(served.parent / "status.sock")
     assert main(["status", *(["--json"] if as_json else [])]) == 0
